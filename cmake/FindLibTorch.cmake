@@ -10,8 +10,14 @@
 
 include("${CMAKE_CURRENT_LIST_DIR}/LocateLibTorch.cmake")
 
+# From an installed package, the project is the one that looks for it.
+if(EXISTS "${CMAKE_CURRENT_LIST_DIR}/../accelerate/accelerate.h")
+  get_filename_component(_accelerate_project "${CMAKE_CURRENT_LIST_DIR}/.." ABSOLUTE)
+else()
+  set(_accelerate_project "${CMAKE_SOURCE_DIR}")
+endif()
 accelerate_locate_libtorch(LibTorch_ROOT_DIR LibTorch_PROBLEM
-  PROJECT_DIR "${CMAKE_CURRENT_LIST_DIR}/.." HINT "${LibTorch_BUILT_WITH}")
+  PROJECT_DIR "${_accelerate_project}" HINT "${LibTorch_BUILT_WITH}")
 if(LibTorch_PROBLEM)
   set(LibTorch_FOUND FALSE)
   if(LibTorch_FIND_REQUIRED)
@@ -27,7 +33,7 @@ message(STATUS "LibTorch ${LibTorch_VERSION}: ${LibTorch_ROOT_DIR}")
 
 if(NOT TARGET LibTorch::cpu)
   # What every level shares: headers, and the definitions that decide about layouts in them.
-  add_library(LibTorch::headers INTERFACE IMPORTED)
+  add_library(LibTorch::headers INTERFACE IMPORTED GLOBAL)
   set_target_properties(LibTorch::headers PROPERTIES
     INTERFACE_INCLUDE_DIRECTORIES
       "${LibTorch_ROOT_DIR}/include;${LibTorch_ROOT_DIR}/include/torch/csrc/api/include"
@@ -37,13 +43,13 @@ if(NOT TARGET LibTorch::cpu)
       "NDEBUG;_GLIBCXX_USE_CXX11_ABI=1;USE_DISTRIBUTED;USE_C10D_GLOO;USE_RPC;USE_TENSORPIPE")
 
   foreach(library c10 torch_cpu)
-    add_library(LibTorch::${library} SHARED IMPORTED)
+    add_library(LibTorch::${library} SHARED IMPORTED GLOBAL)
     set_target_properties(LibTorch::${library} PROPERTIES
       IMPORTED_LOCATION "${LibTorch_ROOT_DIR}/lib/lib${library}.so"
       IMPORTED_SONAME "lib${library}.so")
   endforeach()
 
-  add_library(LibTorch::cpu INTERFACE IMPORTED)
+  add_library(LibTorch::cpu INTERFACE IMPORTED GLOBAL)
   set_target_properties(LibTorch::cpu PROPERTIES
     INTERFACE_LINK_LIBRARIES "LibTorch::headers;LibTorch::torch_cpu;LibTorch::c10"
     # What libtorch_cpu itself needs (libcudart and libcupti in a CUDA build) is found by its own RPATH at run time.

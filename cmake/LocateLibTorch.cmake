@@ -3,14 +3,17 @@
 #   accelerate_locate_libtorch(<root> <problem> [PROJECT_DIR <dir>] [HINT <root>])
 #
 # sets <root> to the folder that holds LibTorch's include/ and lib/, or <problem> to one paragraph: what was
-# found, what is needed, the line to type. Places, in this order:
+# found, what is needed, the line to type; LibTorch_POINTED says that place 1 decided. Places, in this order:
 #   1. Torch_DIR and CMAKE_PREFIX_PATH, as variables or in the environment: a LibTorch folder, or a wheel's
 #      share/cmake. Who points there means it: a wrong version is an error, not a reason to look further.
 #   2. HINT: the LibTorch an installed package was built with.
 #   3. The torch package of the active Python.
 #   4. The torch package in <PROJECT_DIR>/.venv.
 #
-# As a script, `cmake -P LocateLibTorch.cmake` prints the root, or fails with the paragraph.
+# As a script, `cmake -P LocateLibTorch.cmake` prints one line: `found <root>`, `wrong <paragraph>` (of the place that
+# somebody pointed to) or `none <paragraph>`.
+
+cmake_policy(VERSION 3.25)
 
 set(ACCELERATE_LIBTORCH_SERIES "2.11")
 
@@ -58,6 +61,7 @@ function(accelerate_locate_libtorch root problem)
   cmake_parse_arguments(PARSE_ARGV 2 arg "" "PROJECT_DIR;HINT" "")
   set(${root} "" PARENT_SCOPE)
   set(${problem} "" PARENT_SCOPE)
+  set(LibTorch_POINTED FALSE PARENT_SCOPE)
   set(series "${ACCELERATE_LIBTORCH_SERIES}")
   set(remedy "Type `scripts/setup` in the source folder of accelerate.cpp, which installs it into .venv, or pass -DTorch_DIR=<folder of a LibTorch ${series}>.")
 
@@ -74,6 +78,7 @@ function(accelerate_locate_libtorch root problem)
   foreach(path IN LISTS asked)
     _accelerate_libtorch_root("${path}" candidate)
     if(candidate)
+      set(LibTorch_POINTED TRUE PARENT_SCOPE)
       _accelerate_libtorch_version("${candidate}" version)
       if(version MATCHES "^${series}\\.")
         set(${root} "${candidate}" PARENT_SCOPE)
@@ -82,6 +87,7 @@ function(accelerate_locate_libtorch root problem)
       endif()
       return()
     elseif(path IN_LIST pointed)
+      set(LibTorch_POINTED TRUE PARENT_SCOPE)
       set(${problem} "Torch_DIR is ${path}, and there is no LibTorch there (no include/torch); a LibTorch ${series}.x is needed. ${remedy}" PARENT_SCOPE)
       return()
     endif()
@@ -122,8 +128,12 @@ endfunction()
 if(CMAKE_SCRIPT_MODE_FILE STREQUAL CMAKE_CURRENT_LIST_FILE)
   get_filename_component(project_dir "${CMAKE_CURRENT_LIST_DIR}/.." ABSOLUTE)
   accelerate_locate_libtorch(root problem PROJECT_DIR "${project_dir}")
-  if(problem)
-    message(FATAL_ERROR "${problem}")
+  if(root)
+    set(line "found ${root}")
+  elseif(LibTorch_POINTED)
+    set(line "wrong ${problem}")
+  else()
+    set(line "none ${problem}")
   endif()
-  execute_process(COMMAND "${CMAKE_COMMAND}" -E echo "${root}")
+  execute_process(COMMAND "${CMAKE_COMMAND}" -E echo "${line}")
 endif()

@@ -1,0 +1,16 @@
+# `cmake --install`: headers, the static library and a CMake package that brings our FindLibTorch along.
+
+include(CMakePackageConfigHelpers)
+
+set(package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/accelerate")
+install(TARGETS accelerate EXPORT accelerateTargets ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+install(DIRECTORY accelerate DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" FILES_MATCHING PATTERN "*.h")
+install(EXPORT accelerateTargets NAMESPACE accelerate:: DESTINATION "${package_dir}")
+
+configure_package_config_file(cmake/accelerateConfig.cmake.in "${PROJECT_BINARY_DIR}/accelerateConfig.cmake"
+  INSTALL_DESTINATION "${package_dir}")
+write_basic_package_version_file("${PROJECT_BINARY_DIR}/accelerateConfigVersion.cmake" COMPATIBILITY SameMinorVersion)
+install(FILES
+  "${PROJECT_BINARY_DIR}/accelerateConfig.cmake" "${PROJECT_BINARY_DIR}/accelerateConfigVersion.cmake"
+  cmake/FindLibTorch.cmake cmake/LocateLibTorch.cmake
+  DESTINATION "${package_dir}")

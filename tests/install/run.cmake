@@ -1,0 +1,30 @@
+# Builds consumer/ from nothing in WORK, by find_package or add_subdirectory, and runs it.
+
+function(step)
+  execute_process(COMMAND ${ARGV} RESULT_VARIABLE status)
+  if(NOT status EQUAL 0)
+    list(JOIN ARGV " " line)
+    message(FATAL_ERROR "failed (${status}): ${line}")
+  endif()
+endfunction()
+
+set(consumer "${CMAKE_CURRENT_LIST_DIR}/consumer")
+file(REMOVE_RECURSE "${WORK}")
+if(WAY STREQUAL "find_package")
+  step("${CMAKE_COMMAND}" --install "${BUILD}" --prefix "${WORK}/prefix")
+  file(GLOB_RECURSE leaks "${WORK}/prefix/include/*nlohmann*")
+  if(leaks)
+    message(FATAL_ERROR "the package holds headers of nlohmann_json: ${leaks}")
+  endif()
+  # The package knows the LibTorch it was built with.
+  set(how "-DCMAKE_PREFIX_PATH=${WORK}/prefix")
+else()
+  set(how "-DACCELERATE_SOURCE=${SOURCE}" "-DTorch_DIR=${TORCH}")
+endif()
+step("${CMAKE_COMMAND}" -S "${consumer}" -B "${WORK}/build" -G "${GENERATOR}" "-DCMAKE_MAKE_PROGRAM=${MAKE_PROGRAM}"
+  "-DCMAKE_CXX_COMPILER=${COMPILER}" "-DCMAKE_BUILD_TYPE=${BUILD_TYPE}" ${how})
+step("${CMAKE_COMMAND}" --build "${WORK}/build")
+step("${WORK}/build/train" "${WORK}/out")
+if(NOT EXISTS "${WORK}/out/model.safetensors")
+  message(FATAL_ERROR "train wrote no ${WORK}/out/model.safetensors")
+endif()
