@@ -1,0 +1,1 @@
+"""Runs the Python original and records what it does."""
