@@ -1,0 +1,9 @@
+// Everything a training program needs; includes only.
+#pragma once
+
+#include "accelerate/accelerator.h"
+#include "accelerate/core/error.h"
+#include "accelerate/data/datasets/tensor_dataset.h"
+#include "accelerate/data/loader.h"
+#include "accelerate/optim/schedule.h"
+#include "accelerate/tensor/seed.h"

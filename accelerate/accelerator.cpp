@@ -1,0 +1,148 @@
+#include "accelerate/accelerator.h"
+
+#include <ATen/ATen.h>
+
+#include <filesystem>
+#include <iostream>
+
+#include "accelerate/checkpoint/storage.h"
+#include "accelerate/core/error.h"
+#include "accelerate/core/registry.h"
+#include "accelerate/runtime.h"
+
+namespace accelerate {
+namespace {
+
+constexpr const char* kModelFormat = "safetensors";
+
+StorageFormat model_format() {
+  const Registry<StorageFormat> formats("format", internal::builtin_formats());
+  return *formats.find(kModelFormat);
+}
+
+std::string model_file_in(const std::string& directory) {
+  return (std::filesystem::path(directory) / ("model" + model_format().extension)).string();
+}
+
+ReduceOp reduce_op(const std::string& reduction) {
+  if (reduction == "sum") return ReduceOp::kSum;
+  if (reduction == "mean") return ReduceOp::kMean;
+  if (reduction == "max") return ReduceOp::kMax;
+  throw UsageError({.place = "reduce",
+                    .what = "The reduction is not known",
+                    .got = "\"" + reduction + "\"",
+                    .expected = "\"sum\", \"mean\" or \"max\"",
+                    .remedy = "Pass one of them as {.reduction = \"sum\"}"});
+}
+
+}  // namespace
+
+Accelerator::Accelerator(AcceleratorOptions options)
+    : runtime_(std::make_shared<internal::Runtime>(internal::resolve(options, Environment::of_process()),
+                                                   options.log_sink)) {}
+
+Accelerator::~Accelerator() {
+  if (runtime_) runtime_->close();
+}
+
+Accelerator::Accelerator(Accelerator&&) noexcept = default;
+
+Accelerator& Accelerator::operator=(Accelerator&& other) noexcept {
+  if (this != &other) {
+    if (runtime_) runtime_->close();
+    runtime_ = std::move(other.runtime_);
+  }
+  return *this;
+}
+
+internal::Runtime& Accelerator::runtime() const {
+  if (runtime_) return *runtime_;
+  throw UsageError({.place = "Accelerator",
+                    .what = "The Accelerator was moved from",
+                    .got = "a call on the old object",
+                    .expected = "it on the object it was moved to",
+                    .remedy = "Use that one"});
+}
+
+void Accelerator::prepare_all(std::span<internal::PrepareItem> items) { runtime().prepare(items); }
+
+Accumulation Accelerator::accumulate_all(std::initializer_list<const internal::ModelCore*> models) {
+  for (const internal::ModelCore* model : models) {
+    if (model->owner() == runtime().sync().get()) continue;
+    throw UsageError({.place = "accumulate",
+                      .what = "The model was prepared by another Accelerator",
+                      .got = "that Accelerator's handle",
+                      .expected = "a model that this one prepared",
+                      .remedy = "Call accumulate() of the Accelerator that prepared it"});
+  }
+  return Accumulation(runtime().sync());
+}
+
+void Accelerator::backward(const at::Tensor& loss, BackwardOptions options) { runtime().backward(loss, options); }
+
+ClipResult Accelerator::clip_grad_norm_(const std::vector<at::Tensor>& parameters, ClipNormOptions options) {
+  runtime().sync()->require_open("clip_grad_norm_");
+  if (!sync_gradients()) return {.norm = {}, .accumulated = true};
+  return {.norm = internal::clip_grad_norm(parameters, options), .accumulated = false};
+}
+
+ClipResult Accelerator::clip_grad_value_(const std::vector<at::Tensor>& parameters, ClipValueOptions options) {
+  runtime().sync()->require_open("clip_grad_value_");
+  if (!sync_gradients()) return {.norm = {}, .accumulated = true};
+  internal::clip_grad_value(parameters, options);
+  return {};
+}
+
+AutocastScope Accelerator::autocast(AutocastOptions options) const {
+  const auto compute = runtime().plan().precision.policy.compute;
+  if (!compute) return {};
+  return AutocastScope(device().type(), options.enabled ? compute : std::nullopt);
+}
+
+at::Tensor Accelerator::gather_tensor(const at::Tensor& tensor) const {
+  return tensor.defined() ? runtime().group().all_gather(tensor) : tensor;
+}
+
+at::Tensor Accelerator::gather_tensor_for_metrics(const at::Tensor& tensor) const {
+  at::Tensor all = gather_tensor(tensor);
+  const ActiveLoaders& loaders = runtime().active_loaders();
+  if (!all.defined() || !loaders.end_of_dataloader()) return all;
+  const int64_t remainder = loaders.remainder();
+  const bool fill = remainder > 0 && all.dim() > 0 && all.size(0) > remainder;
+  return fill ? all.narrow(0, 0, remainder) : all;
+}
+
+at::Tensor Accelerator::reduce_tensor(const at::Tensor& tensor, const ReduceOptions& options) const {
+  const ReduceOp op = reduce_op(options.reduction);
+  if (!tensor.defined()) return tensor;
+  at::Tensor out = tensor.detach().clone();
+  runtime().group().all_reduce(out, op);
+  return out;
+}
+
+void Accelerator::wait_for_everyone() const { runtime().group().barrier(); }
+
+void Accelerator::print_line(const std::string& line) { std::cout << line << '\n'; }
+
+int64_t Accelerator::num_processes() const { return runtime().plan().world.size; }
+int64_t Accelerator::process_index() const { return runtime().plan().world.rank; }
+int64_t Accelerator::local_process_index() const { return runtime().plan().world.local_rank; }
+c10::Device Accelerator::device() const { return runtime().plan().device; }
+const std::string& Accelerator::mixed_precision() const { return runtime().plan().precision.name; }
+int64_t Accelerator::gradient_accumulation_steps() const { return runtime().sync()->num_steps(); }
+bool Accelerator::sync_gradients() const { return runtime().sync()->sync_gradients(); }
+const Fields& Accelerator::plan() const { return runtime().plan().fields; }
+
+void Accelerator::save_model_core(internal::ModelCore& model, const std::string& directory) const {
+  if (is_main_process()) internal::write_model(model.strategy(), model_format(), model_file_in(directory));
+}
+
+LoadModelResult Accelerator::load_model_core(internal::ModelCore& model, const std::string& path,
+                                             LoadModelOptions options) const {
+  const std::string file = std::filesystem::is_directory(path) ? model_file_in(path) : path;
+  return internal::read_model(model.strategy(), model_format(), file, options);
+}
+
+void Accelerator::end_training() { runtime().close(); }
+
+}  // namespace accelerate

@@ -1,0 +1,188 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <array>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "accelerate/checkpoint/model_file.h"
+#include "accelerate/core/fields.h"
+#include "accelerate/optim/clip.h"
+#include "accelerate/optim/sync_schedule.h"
+#include "accelerate/options.h"
+#include "accelerate/precision/autocast.h"
+#include "accelerate/prepare.h"
+
+namespace accelerate {
+
+namespace internal {
+class Runtime;
+}
+
+struct BackwardOptions {
+  bool retain_graph = false;  ///< the graph can be walked again
+  bool create_graph = false;  ///< the gradients get a graph of their own; implies retain_graph
+};
+
+struct AutocastOptions {
+  bool enabled = true;  ///< false: full precision inside an autocast region
+};
+
+struct ReduceOptions {
+  std::string reduction = "sum";  ///< "sum", "mean" or "max"
+};
+
+/// The loop of one training run: device, precision, accumulation and, with several processes, their cooperation.
+/// Move-only. Training verbs throw UsageError after `end_training()`; models still run. No global state: several
+/// Accelerators in one process do not know of each other. Not thread-safe: one thread trains.
+/// Source: `accelerate.Accelerator`.
+class Accelerator {
+ public:
+  /// Opens no socket, thread or file. Throws ConfigError for options or environment variables that cannot be met.
+  explicit Accelerator(AcceleratorOptions options = {});
+  /// Ends training if that has not happened.
+  ~Accelerator();
+  Accelerator(Accelerator&&) noexcept;
+  Accelerator& operator=(Accelerator&&) noexcept;
+
+  /// Prepared handles of modules, optimizers, loaders, schedulers and schedules, in the order given: one bare handle
+  /// for one argument, a tuple for several. All or nothing. An object given twice, also in another call, is the same
+  /// prepared object. Optimizers given by reference are borrowed and must outlive their handles.
+  template <class... Objects>
+  auto prepare(Objects&&... objects) {
+    static_assert(sizeof...(Objects) > 0, "accelerate: prepare() takes at least one object.");
+    std::array<internal::PrepareItem, sizeof...(Objects)> items{internal::to_item(std::forward<Objects>(objects))...};
+    prepare_all(items);
+    return handles<std::remove_cvref_t<Objects>...>(items, std::index_sequence_for<Objects...>{});
+  }
+
+  /// Starts a micro-step; keep the guard until the end of the loop body. Throws UsageError for models of others.
+  template <class... Models>
+  Accumulation accumulate(const Model<Models>&... models) {
+    return accumulate_all({models.core().get()...});
+  }
+
+  /// Runs autograd from `loss` (one element) divided by the number of accumulation steps.
+  void backward(const at::Tensor& loss, BackwardOptions options = {});
+
+  template <class M>
+  ClipResult clip_grad_norm_(const Model<M>& model, ClipNormOptions options) {
+    return clip_grad_norm_(model.core()->trainable(), options);
+  }
+  /// Scales the parameters' gradients so that their joint norm is at most `max_norm`.
+  ClipResult clip_grad_norm_(const std::vector<at::Tensor>& parameters, ClipNormOptions options);
+  template <class M>
+  ClipResult clip_grad_value_(const Model<M>& model, ClipValueOptions options) {
+    return clip_grad_value_(model.core()->trainable(), options);
+  }
+  ClipResult clip_grad_value_(const std::vector<at::Tensor>& parameters, ClipValueOptions options);
+
+  /// The model's precision for code outside a model call, until the guard ends. Nothing for `mixed_precision` "no".
+  AutocastScope autocast(AutocastOptions options = {}) const;
+
+  /// Every tensor of `value` from all processes, concatenated along dimension 0; in one process the value itself.
+  template <class T>
+  T gather(T value) const {
+    internal::for_each_tensor(value, [this](at::Tensor& tensor) { tensor = gather_tensor(tensor); });
+    return value;
+  }
+  /// Like `gather`, without the samples that fill up the last batch of the loader being iterated.
+  template <class T>
+  T gather_for_metrics(T value) const {
+    internal::for_each_tensor(value, [this](at::Tensor& tensor) { tensor = gather_tensor_for_metrics(tensor); });
+    return value;
+  }
+  /// Every tensor of `value` combined over all processes; the input is not changed.
+  template <class T>
+  T reduce(T value, ReduceOptions options = {}) const {
+    internal::for_each_tensor(value, [&](at::Tensor& tensor) { tensor = reduce_tensor(tensor, options); });
+    return value;
+  }
+
+  /// The values, separated by spaces, on one line of standard output; once a host.
+  template <class... Values>
+  void print(const Values&... values) const {
+    if (!is_local_main_process()) return;
+    std::ostringstream line;
+    const char* separator = "";
+    ((line << separator << values, separator = " "), ...);
+    print_line(line.str());
+  }
+  void wait_for_everyone() const;
+
+  int64_t num_processes() const;
+  int64_t process_index() const;
+  int64_t local_process_index() const;
+  bool is_main_process() const { return process_index() == 0; }
+  bool is_local_main_process() const { return local_process_index() == 0; }
+  bool is_last_process() const { return process_index() == num_processes() - 1; }
+  bool use_distributed() const { return num_processes() > 1; }
+  c10::Device device() const;
+  const std::string& mixed_precision() const;
+  int64_t gradient_accumulation_steps() const;
+  /// Whether the current micro-step ends its window; stays as the last window set it.
+  bool sync_gradients() const;
+  /// Every effective setting and where it came from.
+  const Fields& plan() const;
+
+  /// A callable of the same signature that does nothing on other processes and returns a value-initialised result
+  /// there.
+  template <class F>
+  auto on_main_process(F function) const {
+    return [function = std::move(function), runs = is_main_process()]<class... Args>(Args&&... args) mutable {
+      using Result = std::invoke_result_t<F&, Args...>;
+      if (runs) return static_cast<Result>(std::invoke(function, std::forward<Args>(args)...));
+      return Result();
+    };
+  }
+
+  /// The user's own module.
+  template <class M>
+  std::shared_ptr<M> unwrap_model(const Model<M>& model) const {
+    return model.ptr();
+  }
+
+  /// Writes `<directory>/model.safetensors`, whole or not at all; folders are created. Keys are the module's own.
+  template <class M>
+  void save_model(const Model<M>& model, const std::string& directory) const {
+    save_model_core(*model.core(), directory);
+  }
+  /// Reads a file, or `model.safetensors` in a folder. Everything is checked before anything is changed.
+  template <class M>
+  LoadModelResult load_model(const Model<M>& model, const std::string& path, LoadModelOptions options = {}) const {
+    return load_model_core(*model.core(), path, options);
+  }
+
+  /// Training verbs of this Accelerator and its handles throw from now on.
+  void end_training();
+
+ private:
+  template <class... Users, size_t... I>
+  static auto handles(const std::array<internal::PrepareItem, sizeof...(Users)>& items, std::index_sequence<I...>) {
+    if constexpr (sizeof...(Users) == 1) {
+      return internal::from_item<Users...>(items[0]);
+    } else {
+      return std::tuple(internal::from_item<Users>(items[I])...);
+    }
+  }
+  void prepare_all(std::span<internal::PrepareItem> items);
+  Accumulation accumulate_all(std::initializer_list<const internal::ModelCore*> models);
+  at::Tensor gather_tensor(const at::Tensor& tensor) const;
+  at::Tensor gather_tensor_for_metrics(const at::Tensor& tensor) const;
+  at::Tensor reduce_tensor(const at::Tensor& tensor, const ReduceOptions& options) const;
+  void save_model_core(internal::ModelCore& model, const std::string& directory) const;
+  LoadModelResult load_model_core(internal::ModelCore& model, const std::string& path, LoadModelOptions options) const;
+  static void print_line(const std::string& line);
+  internal::Runtime& runtime() const;
+
+  std::shared_ptr<internal::Runtime> runtime_;
+};
+
+}  // namespace accelerate

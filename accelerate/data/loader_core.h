@@ -1,0 +1,91 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "accelerate/data/active_loaders.h"
+
+namespace accelerate {
+
+struct DataLoaderOptions {
+  int64_t batch_size = 1;
+  bool shuffle = false;               ///< a new order each epoch, drawn from (seed, epoch)
+  bool drop_last = false;             ///< leave out a last batch that would be short
+  std::optional<uint64_t> seed = {};  ///< of the order; unset: the seed of LibTorch's default generator (`set_seed`)
+};
+
+namespace internal {
+
+/// One batch whose type is forgotten: the value, and where its tensors are.
+struct Slot {
+  std::shared_ptr<void> value;
+  std::vector<at::Tensor*> tensors;
+};
+
+/// Examples `indices` of a data set, collated.
+using Fetch = std::function<Slot(std::span<const int64_t> indices)>;
+
+/// What preparing adds to a loader.
+struct LoaderPlacement {
+  c10::Device device;
+  std::shared_ptr<ActiveLoaders> active;
+};
+
+class LoaderPass;
+
+/// The part of a DataLoader that does not know the batch type.
+class LoaderCore {
+ public:
+  /// Throws ConfigError for a batch size below 1, DataError for an empty data set or one that gives no batch at all.
+  LoaderCore(int64_t samples, Fetch fetch, DataLoaderOptions options);
+
+  /// The same data and options, counting epochs from 0, with batches on the device.
+  std::shared_ptr<LoaderCore> prepared(LoaderPlacement placement) const;
+  bool is_prepared() const { return placement_.has_value(); }
+
+  int64_t batches() const;
+  int64_t samples() const { return samples_; }
+  const DataLoaderOptions& options() const { return options_; }
+  void set_epoch(int64_t epoch) { epoch_ = epoch; }
+  int64_t epoch() const { return epoch_; }
+
+ private:
+  friend class LoaderPass;
+  int64_t samples_;
+  Fetch fetch_;
+  DataLoaderOptions options_;
+  std::optional<LoaderPlacement> placement_;
+  int64_t epoch_ = 0;  ///< of the next pass
+};
+
+/// One pass over a loader; several may be in progress over one loader. Destroying it breaks the pass off.
+class LoaderPass {
+ public:
+  explicit LoaderPass(std::shared_ptr<LoaderCore> loader);
+  ~LoaderPass();
+  LoaderPass(const LoaderPass&) = delete;
+  LoaderPass& operator=(const LoaderPass&) = delete;
+
+  /// The next batch, valid until the next call; null at the end. The epoch counts as done when null is returned.
+  void* next();
+
+ private:
+  void leave();
+  std::shared_ptr<LoaderCore> loader_;
+  std::vector<int64_t> order_;
+  int64_t epoch_;
+  int64_t position_ = 0;  ///< batches handed out
+  Slot current_;
+  LoaderProgress progress_;
+  bool entered_ = false;
+};
+
+}  // namespace internal
+}  // namespace accelerate

@@ -1,0 +1,44 @@
+#include "accelerate/model.h"
+
+#include <torch/nn/module.h>
+
+#include "accelerate/optim/sync_schedule.h"
+#include "accelerate/precision/autocast.h"
+
+namespace accelerate::internal {
+
+ModelCore::ModelCore(std::shared_ptr<torch::nn::Module> module, c10::Device device, PrecisionPolicy policy,
+                     std::unique_ptr<Strategy> strategy, std::shared_ptr<const SyncSchedule> sync)
+    : module_(std::move(module)),
+      device_(device),
+      policy_(policy),
+      strategy_(std::move(strategy)),
+      sync_(std::move(sync)),
+      table_(strategy_->attach({.module = *module_, .group = {}, .precision = policy_})) {}
+
+ModelCore::~ModelCore() = default;
+
+void ModelCore::run(ForwardCall& call) {
+  if (!sync_->closed()) strategy_->before_forward();
+  if (policy_.compute) {
+    const AutocastScope autocast(device_.type(), policy_.compute);
+    call.invoke();
+  } else {
+    call.invoke();
+  }
+  if (!policy_.output) return;
+  call.for_each_output([&](at::Tensor& tensor) {
+    const bool low = tensor.defined() && (tensor.scalar_type() == at::kHalf || tensor.scalar_type() == at::kBFloat16);
+    if (low) tensor = tensor.to(*policy_.output);
+  });
+}
+
+std::vector<at::Tensor> ModelCore::trainable() const {
+  std::vector<at::Tensor> tensors;
+  for (const ParameterRow& row : table_) {
+    if (row.trainable) tensors.push_back(row.tensor);
+  }
+  return tensors;
+}
+
+}  // namespace accelerate::internal

@@ -1,0 +1,137 @@
+// Adam and AdamW through LibTorch's fused kernels, on the stock optimizer's own state tensors and step counts.
+#include <ATen/ATen.h>
+#include <torch/optim/adam.h>
+#include <torch/optim/adamw.h>
+
+#include <map>
+#include <vector>
+
+#include "accelerate/optim/fused_layout.h"
+#include "accelerate/optim/update.h"
+
+namespace accelerate::internal {
+namespace {
+
+struct AdamWKind {
+  using Options = torch::optim::AdamWOptions;
+  using State = torch::optim::AdamWParamState;
+  static constexpr std::string_view kName = "fused adamw";
+};
+struct AdamKind {
+  using Options = torch::optim::AdamOptions;
+  using State = torch::optim::AdamParamState;
+  static constexpr std::string_view kName = "fused adam";
+};
+
+/// The kernels' scalars, named: their order (lr, beta1, beta2, weight_decay, eps) is easily swapped.
+struct Scalars {
+  double lr, beta1, beta2, weight_decay, eps;
+  bool amsgrad;
+};
+
+/// Tensors of one kernel call, element i of each list belonging together.
+struct Lists {
+  std::vector<at::Tensor> parameters, gradients, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps;
+};
+
+void run(AdamWKind, Lists& l, const Scalars& s) {
+  at::_fused_adamw_(l.parameters, l.gradients, l.exp_avgs, l.exp_avg_sqs, l.max_exp_avg_sqs, l.steps, s.lr, s.beta1,
+                    s.beta2, s.weight_decay, s.eps, s.amsgrad, /*maximize=*/false);
+}
+void run(AdamKind, Lists& l, const Scalars& s) {
+  at::_fused_adam_(l.parameters, l.gradients, l.exp_avgs, l.exp_avg_sqs, l.max_exp_avg_sqs, l.steps, s.lr, s.beta1,
+                   s.beta2, s.weight_decay, s.eps, s.amsgrad, /*maximize=*/false);
+}
+
+template <class Kind>
+class FusedAdam final : public Update {
+  using Options = typename Kind::Options;
+  using State = typename Kind::State;
+
+ public:
+  explicit FusedAdam(torch::optim::Optimizer& optimizer) : optimizer_(optimizer) {}
+  std::string_view name() const override { return Kind::kName; }
+
+  void step() override {
+    const at::NoGradGuard no_grad;
+    if (!everything_fits()) {
+      optimizer_.step();
+      return;
+    }
+    for (auto& group : optimizer_.param_groups()) step_group(group);
+  }
+
+ private:
+  /// Decided before anything is changed, so that a step is either all fused or all stock.
+  bool everything_fits() {
+    const auto& state = optimizer_.state();
+    for (auto& group : optimizer_.param_groups()) {
+      const bool amsgrad = static_cast<const Options&>(group.options()).amsgrad();
+      for (const at::Tensor& parameter : group.params()) {
+        if (!parameter.grad().defined()) continue;
+        if (!fused_kernel_updates(parameter) || !fused_kernel_takes(parameter, parameter.grad())) return false;
+        const auto found = state.find(parameter.unsafeGetTensorImpl());
+        if (found == state.end()) continue;
+        const auto& old = static_cast<const State&>(*found->second);
+        if (!fused_kernel_takes(parameter, old.exp_avg()) || !fused_kernel_takes(parameter, old.exp_avg_sq()))
+          return false;
+        if (amsgrad && old.max_exp_avg_sq().defined() && !fused_kernel_takes(parameter, old.max_exp_avg_sq()))
+          return false;
+      }
+    }
+    return true;
+  }
+
+  void step_group(torch::optim::OptimizerParamGroup& group) {
+    const auto& options = static_cast<const Options&>(group.options());
+    const auto [beta1, beta2] = options.betas();
+    const Scalars scalars{options.lr(), beta1, beta2, options.weight_decay(), options.eps(), options.amsgrad()};
+    // One call a step count. Usually there is one; a parameter whose gradient was missing at times has its own.
+    std::map<int64_t, Lists> calls;
+    for (const at::Tensor& parameter : group.params()) {
+      if (!parameter.grad().defined()) continue;
+      State& state = state_of(parameter, scalars.amsgrad);
+      state.step(state.step() + 1);
+      Lists& lists = calls[state.step()];
+      lists.parameters.push_back(parameter);
+      lists.gradients.push_back(parameter.grad());
+      lists.exp_avgs.push_back(state.exp_avg());
+      lists.exp_avg_sqs.push_back(state.exp_avg_sq());
+      if (scalars.amsgrad) lists.max_exp_avg_sqs.push_back(state.max_exp_avg_sq());
+    }
+    for (auto& [step, lists] : calls) {
+      const auto on = lists.parameters.front().options().dtype(at::kFloat);
+      lists.steps.assign(lists.parameters.size(), at::scalar_tensor(static_cast<double>(step), on));
+      run(Kind{}, lists, scalars);
+    }
+  }
+
+  State& state_of(const at::Tensor& parameter, bool amsgrad) {
+    auto& slot = optimizer_.state()[parameter.unsafeGetTensorImpl()];
+    if (!slot) {
+      auto fresh = std::make_unique<State>();
+      fresh->step(0);
+      fresh->exp_avg(at::zeros_like(parameter, at::MemoryFormat::Preserve));
+      fresh->exp_avg_sq(at::zeros_like(parameter, at::MemoryFormat::Preserve));
+      slot = std::move(fresh);
+    }
+    State& state = static_cast<State&>(*slot);
+    if (amsgrad && !state.max_exp_avg_sq().defined()) {
+      state.max_exp_avg_sq(at::zeros_like(parameter, at::MemoryFormat::Preserve));
+    }
+    return state;
+  }
+
+  torch::optim::Optimizer& optimizer_;
+};
+
+}  // namespace
+
+std::unique_ptr<Update> make_fused_adamw(torch::optim::Optimizer& optimizer) {
+  return std::make_unique<FusedAdam<AdamWKind>>(optimizer);
+}
+std::unique_ptr<Update> make_fused_adam(torch::optim::Optimizer& optimizer) {
+  return std::make_unique<FusedAdam<AdamKind>>(optimizer);
+}
+
+}  // namespace accelerate::internal

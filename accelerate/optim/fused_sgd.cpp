@@ -1,0 +1,96 @@
+// SGD through LibTorch's fused kernel, on the stock optimizer's own momentum buffers.
+#include <ATen/ATen.h>
+#include <torch/optim/sgd.h>
+
+#include <vector>
+
+#include "accelerate/optim/fused_layout.h"
+#include "accelerate/optim/update.h"
+
+namespace accelerate::internal {
+namespace {
+
+using Options = torch::optim::SGDOptions;
+using State = torch::optim::SGDParamState;
+
+/// Tensors of one kernel call, element i of each list belonging together.
+struct Lists {
+  std::vector<at::Tensor> parameters, gradients, momentum_buffers;
+};
+
+class FusedSgd final : public Update {
+ public:
+  explicit FusedSgd(torch::optim::Optimizer& optimizer) : optimizer_(optimizer) {}
+  std::string_view name() const override { return "fused sgd"; }
+
+  void step() override {
+    const at::NoGradGuard no_grad;
+    if (!everything_fits()) {
+      optimizer_.step();
+      return;
+    }
+    for (auto& group : optimizer_.param_groups()) step_group(group);
+  }
+
+ private:
+  /// Decided before anything is changed, so that a step is either all fused or all stock.
+  bool everything_fits() {
+    for (auto& group : optimizer_.param_groups()) {
+      for (const at::Tensor& parameter : group.params()) {
+        if (!parameter.grad().defined()) continue;
+        if (!fused_kernel_updates(parameter) || !fused_kernel_takes(parameter, parameter.grad())) return false;
+        const State* state = find_state(parameter);
+        if (state != nullptr && !fused_kernel_takes(parameter, state->momentum_buffer())) return false;
+      }
+    }
+    return true;
+  }
+
+  void step_group(torch::optim::OptimizerParamGroup& group) {
+    const auto& options = static_cast<const Options&>(group.options());
+    const bool momentum = options.momentum() != 0;
+    // The first step of a parameter sets its buffer to the gradient, undamped; later ones blend.
+    Lists first, later;
+    for (const at::Tensor& parameter : group.params()) {
+      if (!parameter.grad().defined()) continue;
+      const State* state = find_state(parameter);
+      Lists& lists = momentum && state == nullptr ? first : later;
+      lists.parameters.push_back(parameter);
+      lists.gradients.push_back(parameter.grad());
+      if (momentum)
+        lists.momentum_buffers.push_back(state != nullptr ? state->momentum_buffer() : new_buffer(parameter));
+    }
+    for (Lists* lists : {&first, &later}) {
+      if (lists->parameters.empty()) continue;
+      at::_fused_sgd_(lists->parameters, lists->gradients, lists->momentum_buffers, options.weight_decay(),
+                      options.momentum(), options.lr(), options.dampening(), options.nesterov(), /*maximize=*/false,
+                      /*is_first_step=*/lists == &first);
+    }
+  }
+
+  const State* find_state(const at::Tensor& parameter) const {
+    const auto& all = optimizer_.state();
+    const auto found = all.find(parameter.unsafeGetTensorImpl());
+    if (found == all.end()) return nullptr;
+    const auto& state = static_cast<const State&>(*found->second);
+    return state.momentum_buffer().defined() ? &state : nullptr;
+  }
+
+  at::Tensor new_buffer(const at::Tensor& parameter) {
+    auto state = std::make_unique<State>();
+    state->momentum_buffer(at::empty_like(parameter, at::MemoryFormat::Preserve));
+    const at::Tensor buffer = state->momentum_buffer();
+    optimizer_.state()[parameter.unsafeGetTensorImpl()] = std::move(state);
+    return buffer;
+  }
+
+  torch::optim::Optimizer& optimizer_;
+};
+
+}  // namespace
+
+std::unique_ptr<Update> make_fused_sgd(torch::optim::Optimizer& optimizer) {
+  return std::make_unique<FusedSgd>(optimizer);
+}
+
+}  // namespace accelerate::internal

@@ -1,0 +1,49 @@
+#include "accelerate/optim/optimizer.h"
+
+#include <torch/optim/optimizer.h>
+
+#include <string>
+
+#include "accelerate/core/error.h"
+#include "accelerate/optim/update.h"
+
+namespace accelerate::internal {
+
+OptimizerCore::OptimizerCore(std::shared_ptr<torch::optim::Optimizer> inner, std::shared_ptr<SyncSchedule> sync)
+    : inner_(std::move(inner)), sync_(std::move(sync)), update_(make_update(*inner_)) {}
+
+OptimizerCore::~OptimizerCore() = default;
+
+std::string_view OptimizerCore::update_name() const { return update_->name(); }
+
+StepResult OptimizerCore::step() {
+  sync_->require_open("optimizer.step");
+  sync_->require_window("optimizer.step");
+  if (sync_->in_window() && last_window_ == sync_->window()) {
+    throw UsageError({.place = "optimizer.step",
+                      .what = "The optimizer has already stepped in this accumulation window",
+                      .got = "two steps after one accumulate()",
+                      .expected = "one window for each step",
+                      .remedy = "Open the window inside the loop body, once for each batch: "
+                                "`auto window = accelerator.accumulate(model);`"});
+  }
+  if (sync_->in_window()) last_window_ = sync_->window();
+  if (!sync_->sync_gradients()) {
+    last_step_ = StepResult(StepResult::Outcome::kAccumulated);
+  } else {
+    update_->step();
+    last_step_ = StepResult(StepResult::Outcome::kApplied);
+  }
+  return *last_step_;
+}
+
+void OptimizerCore::zero_grad() {
+  sync_->require_open("optimizer.zero_grad");
+  if (!sync_->sync_gradients()) return;
+  // Not inner_->zero_grad(): it detaches gradients first, which throws on those that are views of a bucket.
+  for (auto& group : inner_->param_groups()) {
+    for (at::Tensor& parameter : group.params()) parameter.mutable_grad().reset();
+  }
+}
+
+}  // namespace accelerate::internal

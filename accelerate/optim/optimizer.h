@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string_view>
+
+#include "accelerate/optim/step_result.h"
+#include "accelerate/optim/sync_schedule.h"
+
+namespace torch::optim {
+class Optimizer;
+}
+
+namespace accelerate {
+namespace internal {
+
+class Update;
+
+/// The shared part of a prepared optimizer.
+class OptimizerCore {
+ public:
+  OptimizerCore(std::shared_ptr<torch::optim::Optimizer> inner, std::shared_ptr<SyncSchedule> sync);
+  ~OptimizerCore();
+
+  StepResult step();
+  void zero_grad();
+  torch::optim::Optimizer& inner() const { return *inner_; }
+  const SyncSchedule& sync() const { return *sync_; }
+  /// Empty before the first call of `step()`.
+  const std::optional<StepResult>& last_step() const { return last_step_; }
+  std::string_view update_name() const;
+
+ private:
+  std::shared_ptr<torch::optim::Optimizer> inner_;
+  std::shared_ptr<SyncSchedule> sync_;
+  std::unique_ptr<Update> update_;
+  std::optional<StepResult> last_step_;
+  int64_t last_window_ = 0;
+};
+
+}  // namespace internal
+
+/// A prepared optimizer: a handle, copies share everything. AdamW, Adam and SGD step through fused kernels on their own
+/// state, any other `torch::optim::Optimizer` through its own `step()`.
+/// Source: `accelerate.optimizer.AcceleratedOptimizer`.
+class Optimizer {
+ public:
+  explicit Optimizer(std::shared_ptr<internal::OptimizerCore> core) : core_(std::move(core)) {}
+
+  /// Updates the parameters if the micro-step ends an accumulation window. Throws UsageError for a second step in one
+  /// window, a missing window, or after training has ended.
+  StepResult step() const { return core_->step(); }
+
+  /// Drops the gradients of this optimizer's parameters if the micro-step ends an accumulation window.
+  /// Source: `zero_grad(set_to_none=True)`.
+  void zero_grad() const { core_->zero_grad(); }
+
+  /// The stock optimizer, for learning rates, parameter groups, and schedulers of LibTorch.
+  operator torch::optim::Optimizer&() const { return core_->inner(); }  // NOLINT: torch::optim::StepLR(optimizer, 10)
+  torch::optim::Optimizer* operator->() const { return &core_->inner(); }
+  torch::optim::Optimizer& operator*() const { return core_->inner(); }
+
+  const std::shared_ptr<internal::OptimizerCore>& core() const { return core_; }
+
+ private:
+  std::shared_ptr<internal::OptimizerCore> core_;
+};
+
+}  // namespace accelerate

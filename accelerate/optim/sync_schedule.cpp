@@ -1,0 +1,53 @@
+#include "accelerate/optim/sync_schedule.h"
+
+#include <string>
+
+#include "accelerate/core/error.h"
+
+namespace accelerate {
+
+SyncSchedule::SyncSchedule(Rule rule, std::shared_ptr<const ActiveLoaders> loaders)
+    : rule_(rule), loaders_(std::move(loaders)) {}
+
+void SyncSchedule::enter_window() {
+  require_open("accumulate");
+  if (open_) {
+    throw UsageError(
+        {.place = "accumulate",
+         .what = "An accumulation window is already open",
+         .got = "a second accumulate() before the first guard ended",
+         .expected = "one window at a time",
+         .remedy = "Pass all models to one call: `auto window = accelerator.accumulate(generator, critic);`"});
+  }
+  if (rule_.sync_with_dataloader && loaders_->end_of_dataloader()) {
+    micro_step_ = 0;
+    sync_gradients_ = true;
+  } else {
+    ++micro_step_;
+    sync_gradients_ = micro_step_ % rule_.num_steps == 0;
+  }
+  open_ = true;
+  ++window_;
+}
+
+void SyncSchedule::require_window(const char* verb) const {
+  if (open_ || rule_.num_steps == 1) return;
+  throw UsageError({.place = verb,
+                    .what = "Gradients accumulate over several micro-steps and no accumulation window is open",
+                    .got = "gradient_accumulation_steps = " + std::to_string(rule_.num_steps) + " without a guard",
+                    .expected = "a guard that lives until the end of the loop body",
+                    .remedy = "Put `auto window = accelerator.accumulate(model);` at the top of the loop body"});
+}
+
+void SyncSchedule::require_open(const char* verb) const {
+  if (!closed_) return;
+  throw UsageError(
+      {.place = verb,
+       .what = "Training has ended",
+       .got = "a training verb after end_training() or after the Accelerator was destroyed",
+       .expected = "it before",
+       .remedy = "Calling the model for inference still works; to train again make a new Accelerator and prepare "
+                 "again"});
+}
+
+}  // namespace accelerate

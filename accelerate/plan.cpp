@@ -1,0 +1,149 @@
+#include "accelerate/plan.h"
+
+#include <array>
+#include <string>
+
+#include "accelerate/core/error.h"
+#include "accelerate/core/registry.h"
+
+namespace accelerate::internal {
+namespace {
+
+template <class T>
+struct Sourced {
+  T value;
+  std::string source;
+};
+
+std::string yes_no(bool value) { return value ? "true" : "false"; }
+
+/// Settings of the original's launcher that ask for engines this library does not have: training on without them
+/// silently would not be what was asked for.
+void refuse_foreign_engines(const Environment& environment) {
+  constexpr std::array<const char*, 3> kEngines{"ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP",
+                                                "ACCELERATE_USE_MEGATRON_LM"};
+  for (const char* name : kEngines) {
+    if (!environment.flag(name).value_or(false)) continue;
+    throw ConfigError({.place = name,
+                       .what = "The environment asks for a training engine that is not available",
+                       .got = std::string(name) + "=" + *environment.text(name),
+                       .expected = "it unset",
+                       .remedy = std::string("Run `unset ") + name + "`"});
+  }
+}
+
+Sourced<PrecisionEntry> resolve_precision(const AcceleratorOptions& options, const Environment& environment,
+                                          c10::Device device) {
+  constexpr const char* kVariable = "ACCELERATE_MIXED_PRECISION";
+  const auto variable = environment.text(kVariable);
+  Sourced<std::string> name{"no", "default"};
+  if (options.mixed_precision.name()) {
+    name = {*options.mixed_precision.name(), "argument"};
+  } else if (variable) {
+    name = {*variable, std::string("environment ") + kVariable};
+  }
+  Registry<PrecisionEntry> known("precision", builtin_precisions());
+  for (const PrecisionEntry& entry : options.extensions.precisions) known.add(entry);
+  const PrecisionEntry* entry = known.find(name.value);
+  if (entry == nullptr) {
+    throw ConfigError({.place = "mixed_precision",
+                       .what = "The precision is not known",
+                       .got = "\"" + name.value + "\" (" + name.source + ")",
+                       .expected = "one of " + known.names(),
+                       .remedy = "Set AcceleratorOptions::mixed_precision or " + std::string(kVariable)});
+  }
+  if (const auto refusal = entry->refusal(device)) {
+    throw ConfigError({.place = "mixed_precision",
+                       .what = "The device cannot train in this precision: " + *refusal,
+                       .got = "\"" + name.value + "\" (" + name.source + ") on device \"" + device.str() + "\"",
+                       .expected = "a precision that the device has",
+                       .remedy = "Use \"bf16\" or \"no\""});
+  }
+  return {*entry, name.source};
+}
+
+Sourced<GradientAccumulationPlugin> resolve_accumulation(const AcceleratorOptions& options,
+                                                         const Environment& environment) {
+  constexpr const char* kVariable = "ACCELERATE_GRADIENT_ACCUMULATION_STEPS";
+  if (options.gradient_accumulation_steps && options.gradient_accumulation_plugin) {
+    throw ConfigError({.place = "gradient_accumulation_plugin",
+                       .what = "The number of accumulation steps is given twice",
+                       .got = ".gradient_accumulation_steps = " + std::to_string(*options.gradient_accumulation_steps) +
+                              " and .gradient_accumulation_plugin.num_steps = " +
+                              std::to_string(options.gradient_accumulation_plugin->num_steps),
+                       .expected = "one of the two",
+                       .remedy = "Keep .gradient_accumulation_plugin and set its num_steps"});
+  }
+  Sourced<GradientAccumulationPlugin> plugin{{}, "default"};
+  if (options.gradient_accumulation_plugin) {
+    plugin = {*options.gradient_accumulation_plugin, "argument"};
+  } else if (options.gradient_accumulation_steps) {
+    plugin = {{.num_steps = *options.gradient_accumulation_steps}, "argument"};
+  } else if (const auto steps = environment.integer(kVariable)) {
+    plugin = {{.num_steps = *steps}, std::string("environment ") + kVariable};
+  }
+  if (plugin.value.num_steps < 1) {
+    throw ConfigError({.place = "gradient_accumulation_steps",
+                       .what = "The number of accumulation steps is not positive",
+                       .got = std::to_string(plugin.value.num_steps) + " (" + plugin.source + ")",
+                       .expected = "1 or more",
+                       .remedy = "Use 1 for an update after every batch"});
+  }
+  return plugin;
+}
+
+Sourced<StrategyEntry> resolve_strategy(const AcceleratorOptions& options, const World& world) {
+  Registry<StrategyEntry> known("strategy", builtin_strategies());
+  for (const StrategyEntry& entry : options.extensions.strategies) known.add(entry);
+  std::string reasons;
+  // What the host program handed in comes last and is asked first.
+  for (auto entry = known.all().rbegin(); entry != known.all().rend(); ++entry) {
+    const auto refusal = entry->refusal(world);
+    if (!refusal)
+      return {*entry, "applies to " + std::to_string(world.size) + (world.size == 1 ? " process" : " processes")};
+    reasons += (reasons.empty() ? "" : "; ") + entry->name + ": " + *refusal;
+  }
+  throw ConfigError({.place = "strategy",
+                     .what = "No strategy can spread a model over these processes",
+                     .got = reasons,
+                     .expected = "one that applies",
+                     .remedy = "Start as many processes as one of them takes"});
+}
+
+}  // namespace
+
+Plan resolve(const AcceleratorOptions& options, const Environment& environment) {
+  refuse_foreign_engines(environment);
+  const DiscoveredWorld discovered = discover_world(builtin_environments(), environment);
+  const c10::Device device(c10::kCPU);
+  const auto precision = resolve_precision(options, environment, device);
+  const auto accumulation = resolve_accumulation(options, environment);
+  const auto strategy = resolve_strategy(options, discovered.world);
+  const bool with_optimizer = options.step_scheduler_with_optimizer;
+
+  Plan plan{.world = discovered.world,
+            .device = device,
+            .precision = precision.value,
+            .strategy = strategy.value,
+            .accumulation = accumulation.value,
+            .step_scheduler_with_optimizer = with_optimizer,
+            .fields = {}};
+  const std::string from_world = "environment kind \"" + discovered.environment + "\"";
+  plan.fields.add({"num_processes", std::to_string(plan.world.size), from_world});
+  plan.fields.add({"process_index", std::to_string(plan.world.rank), from_world});
+  plan.fields.add({"local_process_index", std::to_string(plan.world.local_rank), from_world});
+  plan.fields.add({"device", device.str(), "the devices this build knows"});
+  plan.fields.add({"strategy", plan.strategy.name, strategy.source});
+  plan.fields.add({"mixed_precision", plan.precision.name, precision.source});
+  const PrecisionPolicy& policy = plan.precision.policy;
+  const std::string from_precision = "mixed_precision \"" + plan.precision.name + "\"";
+  plan.fields.add({"compute_dtype", policy.compute ? at::toString(*policy.compute) : "as given", from_precision});
+  plan.fields.add({"output_dtype", policy.output ? at::toString(*policy.output) : "as computed", from_precision});
+  plan.fields.add({"gradient_accumulation_steps", std::to_string(plan.accumulation.num_steps), accumulation.source});
+  const std::string from_plugin = options.gradient_accumulation_plugin ? "argument" : "default";
+  plan.fields.add({"sync_with_dataloader", yes_no(plan.accumulation.sync_with_dataloader), from_plugin});
+  plan.fields.add({"step_scheduler_with_optimizer", yes_no(with_optimizer), with_optimizer ? "default" : "argument"});
+  return plan;
+}
+
+}  // namespace accelerate::internal

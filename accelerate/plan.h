@@ -1,0 +1,27 @@
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include "accelerate/comm/world.h"
+#include "accelerate/core/env.h"
+#include "accelerate/core/fields.h"
+#include "accelerate/options.h"
+
+namespace accelerate::internal {
+
+/// What was decided, once, from the options and the environment, and where each value came from.
+struct Plan {
+  World world;
+  c10::Device device{c10::kCPU};
+  PrecisionEntry precision;
+  StrategyEntry strategy;
+  GradientAccumulationPlugin accumulation;
+  bool step_scheduler_with_optimizer = true;
+  Fields fields;
+};
+
+/// Pure: the same options and environment give the same plan. Throws ConfigError for options that contradict each
+/// other, values that are not known, and what the device or the world cannot do.
+Plan resolve(const AcceleratorOptions& options, const Environment& environment);
+
+}  // namespace accelerate::internal

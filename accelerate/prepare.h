@@ -1,0 +1,131 @@
+#pragma once
+
+#include <memory>
+#include <type_traits>
+#include <utility>
+#include <variant>
+
+#include "accelerate/data/loader.h"
+#include "accelerate/model.h"
+#include "accelerate/optim/optimizer.h"
+#include "accelerate/optim/scheduler.h"
+
+namespace accelerate::internal {
+
+// What prepare() takes, with the types forgotten; the library fills in `prepared`.
+struct ModelItem {
+  std::shared_ptr<torch::nn::Module> module;
+  std::shared_ptr<ModelCore> prepared = {};
+};
+struct OptimizerItem {
+  std::shared_ptr<torch::optim::Optimizer> optimizer;
+  std::shared_ptr<OptimizerCore> prepared = {};
+};
+struct LoaderItem {
+  std::shared_ptr<LoaderCore> loader;
+  std::shared_ptr<LoaderCore> prepared = {};
+};
+struct SchedulerItem {
+  std::shared_ptr<SchedulerCore> scheduler;  ///< null: built from `schedule` over the one optimizer of the call
+  Schedule schedule = {};
+  SchedulerBinding prepared = {};
+};
+using PrepareItem = std::variant<ModelItem, OptimizerItem, LoaderItem, SchedulerItem>;
+
+template <class T>
+concept ModuleHolder = requires(const T& holder) {
+  typename T::ContainedType;
+  holder.is_empty();
+  { holder.ptr() } -> std::convertible_to<std::shared_ptr<typename T::ContainedType>>;
+};
+template <class T>
+concept ModuleClass = std::is_convertible_v<T*, torch::nn::Module*>;
+template <class T>
+concept OptimizerClass = std::is_convertible_v<T*, torch::optim::Optimizer*>;
+
+template <class T>
+struct SharedTarget {};
+template <class T>
+struct SharedTarget<std::shared_ptr<T>> {
+  using type = T;
+};
+template <class T>
+concept SharedModule = ModuleClass<typename SharedTarget<T>::type>;
+template <class T>
+concept SharedOptimizer = OptimizerClass<typename SharedTarget<T>::type>;
+
+template <class T>
+inline constexpr bool is_model = false;
+template <class M>
+inline constexpr bool is_model<Model<M>> = true;
+template <class T>
+inline constexpr bool is_loader = false;
+template <class B>
+inline constexpr bool is_loader<DataLoader<B>> = true;
+
+template <class>
+inline constexpr bool always_false = false;
+
+/// The user's object as an item. Optimizers given as lvalues are borrowed.
+template <class T>
+PrepareItem to_item(T&& object) {
+  using U = std::remove_cvref_t<T>;
+  if constexpr (is_model<U>) {
+    return ModelItem{object.ptr(), object.core()};
+  } else if constexpr (ModuleHolder<U>) {
+    return ModelItem{object.is_empty() ? nullptr : object.ptr()};
+  } else if constexpr (SharedModule<U>) {
+    return ModelItem{object};
+  } else if constexpr (std::is_same_v<U, Optimizer>) {
+    return OptimizerItem{std::shared_ptr<torch::optim::Optimizer>(object.core(), &object.core()->inner()),
+                         object.core()};
+  } else if constexpr (SharedOptimizer<U>) {
+    return OptimizerItem{object};
+  } else if constexpr (OptimizerClass<U>) {
+    if constexpr (std::is_lvalue_reference_v<T>) {
+      return OptimizerItem{std::shared_ptr<torch::optim::Optimizer>(std::shared_ptr<void>(), &object)};
+    } else {
+      return OptimizerItem{std::make_shared<U>(std::move(object))};
+    }
+  } else if constexpr (is_loader<U>) {
+    return LoaderItem{object.core()};
+  } else if constexpr (std::is_same_v<U, Scheduler>) {
+    return SchedulerItem{object.core()};
+  } else if constexpr (std::is_convertible_v<U, Schedule>) {
+    return SchedulerItem{nullptr, Schedule(std::forward<T>(object))};
+  } else if constexpr (ModuleClass<U>) {
+    static_assert(
+        always_false<T>,
+        "accelerate: prepare() shares a module with you, so it cannot take one by reference or value: pass the "
+        "TORCH_MODULE holder or a std::shared_ptr, for example std::make_shared<Net>().");
+  } else {
+    static_assert(always_false<T>,
+                  "accelerate: prepare() takes modules (holder or std::shared_ptr), torch::optim optimizers, "
+                  "accelerate::DataLoader, accelerate::Scheduler and schedules such as accelerate::cosine().");
+  }
+}
+
+/// The prepared handle for what was given as `U`.
+template <class U>
+auto from_item(const PrepareItem& item) {
+  if constexpr (is_model<U>) {
+    const auto& core = std::get<ModelItem>(item).prepared;
+    return U(std::dynamic_pointer_cast<typename U::module_type>(core->module()), core);
+  } else if constexpr (ModuleHolder<U>) {
+    const auto& core = std::get<ModelItem>(item).prepared;
+    return Model<typename U::ContainedType>(std::dynamic_pointer_cast<typename U::ContainedType>(core->module()), core);
+  } else if constexpr (SharedModule<U>) {
+    using M = typename SharedTarget<U>::type;
+    const auto& core = std::get<ModelItem>(item).prepared;
+    return Model<M>(std::dynamic_pointer_cast<M>(core->module()), core);
+  } else if constexpr (is_loader<U>) {
+    return U(std::get<LoaderItem>(item).prepared);
+  } else if constexpr (std::is_same_v<U, Optimizer> || SharedOptimizer<U> || OptimizerClass<U>) {
+    return Optimizer(std::get<OptimizerItem>(item).prepared);
+  } else {
+    const auto& scheduler = std::get<SchedulerItem>(item);
+    return Scheduler(scheduler.scheduler, scheduler.prepared);
+  }
+}
+
+}  // namespace accelerate::internal

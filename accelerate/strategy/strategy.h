@@ -1,0 +1,43 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "accelerate/comm/group.h"
+#include "accelerate/precision/policy.h"
+#include "accelerate/tensor/parameters.h"
+#include "accelerate/tensor/state.h"
+
+namespace torch::nn {
+class Module;
+}
+
+namespace accelerate {
+
+/// What a strategy may know when it takes a model.
+struct AttachContext {
+  torch::nn::Module& module;  ///< already on its device; outlives the strategy
+  Group group;                ///< the ranks of the mesh axis it works on
+  PrecisionPolicy precision;
+};
+
+/// Whether a backward pass ends with equal gradients on every rank or leaves them local to be added to.
+enum class GradientSync { kReduce, kAccumulate };
+
+/// How one model is spread over the ranks of a mesh axis. Calls come in the order attach, then any number of
+/// before_forward and (before_backward, after_backward) pairs; save and load between those.
+class Strategy {
+ public:
+  virtual ~Strategy() = default;
+  /// Once, before any optimizer steps. May change a parameter's storage, never which TensorImpl it is.
+  virtual ParameterTable attach(const AttachContext& context) = 0;
+  virtual void before_forward() {}
+  /// Before autograd runs from `loss`, which may or may not reach this model.
+  virtual void before_backward(const at::Tensor& loss, GradientSync sync) = 0;
+  /// Waits for what `before_backward` started. Throws UsageError naming the parameters that did not finish.
+  virtual void after_backward() = 0;
+  /// Writes every parameter and buffer under the user's own keys, in the module's order.
+  virtual void save(StateWriter& writer) const = 0;
+  virtual void load(StateReader& reader) = 0;
+};
+
+}  // namespace accelerate
