@@ -21,6 +21,7 @@ function(accelerate_program kind name sources libraries)
   add_executable(${kind}_${name} ${sources})
   accelerate_compile_like_ours(${kind}_${name})
   target_link_libraries(${kind}_${name} PRIVATE accelerate ${libraries})
+  target_compile_definitions(${kind}_${name} PRIVATE ACCELERATE_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   # A folder of the program's name may exist in the build tree already: the sub-build of that source folder.
   set_target_properties(${kind}_${name} PROPERTIES OUTPUT_NAME ${name})
 endfunction()

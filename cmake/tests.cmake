@@ -4,10 +4,19 @@ include(GoogleTest)
 find_package(GTest REQUIRED)
 find_package(rapidcheck REQUIRED)
 
-# Tests see the library's variables only where they set them.
-set(ACCELERATE_TEST_ENVIRONMENT
-  ACCELERATE_MIXED_PRECISION=unset: ACCELERATE_GRADIENT_ACCUMULATION_STEPS=unset: ACCELERATE_USE_CPU=unset:
-  OMP_NUM_THREADS=set:1)
+# What a test finds in its environment does not depend on the shell that runs CTest: variables the library reads are
+# unset, and one thread each is what `ctest -j` shares out.
+set(ACCELERATE_TEST_ENVIRONMENT OMP_NUM_THREADS=set:1)
+foreach(variable
+    ACCELERATE_MIXED_PRECISION ACCELERATE_GRADIENT_ACCUMULATION_STEPS ACCELERATE_USE_CPU
+    RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT)
+  list(APPEND ACCELERATE_TEST_ENVIRONMENT ${variable}=unset:)
+endforeach()
+if(ACCELERATE_SANITIZE)
+  list(APPEND ACCELERATE_TEST_ENVIRONMENT
+    "LSAN_OPTIONS=set:suppressions=${PROJECT_SOURCE_DIR}/cmake/lsan.supp:print_suppressions=0"
+    UBSAN_OPTIONS=set:print_stacktrace=1)
+endif()
 
 # accelerate_test_folder(<folder>): its sources and those one folder below make <folder>_tests; every test is a process
 # of its own in CTest, named <folder>/Suite.Test, labelled <folder>.
@@ -26,6 +35,11 @@ function(accelerate_test_folder folder)
     TEST_PREFIX ${folder}/
     DISCOVERY_TIMEOUT 120
     PROPERTIES LABELS ${folder} TIMEOUT 300)
+  # A property that is a list does not pass through gtest_discover_tests(): it is set where the tests are added.
+  set(environment "${CMAKE_CURRENT_BINARY_DIR}/${folder}_environment.cmake")
+  file(CONFIGURE OUTPUT "${environment}" @ONLY CONTENT
+    "set_tests_properties(\${@target@_TESTS} PROPERTIES ENVIRONMENT_MODIFICATION \"@ACCELERATE_TEST_ENVIRONMENT@\")\n")
+  set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES "${environment}")
 endfunction()
 
 # accelerate_compile_fail_folder(<folder>): every source must not compile, and the compiler must say what the first line
