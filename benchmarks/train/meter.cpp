@@ -1,0 +1,72 @@
+#include "benchmarks/train/meter.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <ctime>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+namespace benchmark_train {
+namespace {
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+/// Seconds since the process was started: exact when the starter told, else to the kernel's 10 ms.
+double process_age(std::optional<int64_t> started_at) {
+  if (started_at) {
+    const auto since_epoch = std::chrono::system_clock::now().time_since_epoch();
+    return 1e-9 * (std::chrono::duration_cast<std::chrono::nanoseconds>(since_epoch).count() - *started_at);
+  }
+  std::ifstream stat("/proc/self/stat");
+  std::string text((std::istreambuf_iterator<char>(stat)), {});
+  std::istringstream fields(text.substr(text.rfind(')') + 2));
+  std::string field;
+  for (int i = 3; i <= 22; ++i) fields >> field;  // field 22: start time in clock ticks since boot
+  timespec boot;
+  clock_gettime(CLOCK_BOOTTIME, &boot);
+  return boot.tv_sec + 1e-9 * boot.tv_nsec - std::stod(field) / sysconf(_SC_CLK_TCK);
+}
+
+}  // namespace
+
+bool Meter::step(const at::Tensor& loss) {
+  ++steps_;
+  if (steps_ == 1) {
+    loss_first_ = loss.item<double>();
+    first_step_s_ = process_age(settings_.started_at);
+  }
+  const int64_t measured = steps_ - settings_.warmup, window = settings_.steps / kWindows;
+  if (measured == 0) window_start_ = now();
+  if (measured <= 0 || measured % window != 0) return false;
+  const double end = now();
+  windows_ms_.push_back(1e3 * (end - window_start_) / window);
+  window_start_ = end;
+  if (windows_ms_.size() < kWindows) return false;
+  loss_last_ = loss.item<double>();
+  return true;
+}
+
+double Meter::median_ms() const {
+  auto sorted = windows_ms_;
+  std::sort(sorted.begin(), sorted.end());
+  const size_t half = sorted.size() / 2;
+  return sorted.size() % 2 == 1 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
+}
+
+double Meter::min_ms() const { return *std::min_element(windows_ms_.begin(), windows_ms_.end()); }
+
+double peak_rss_mb() {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;) {
+    if (word != "VmHWM:") continue;
+    double kib = 0;
+    status >> kib;
+    return kib * 1024 / 1e6;
+  }
+  return 0;
+}
+
+}  // namespace benchmark_train
