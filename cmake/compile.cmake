@@ -22,8 +22,15 @@ endif()
 find_program(ACCELERATE_CCACHE ccache)
 mark_as_advanced(ACCELERATE_CCACHE)
 if(ACCELERATE_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  set(ccache "${CMAKE_COMMAND}" -E env CCACHE_SLOPPINESS=pch_defines,time_macros)
-  set(ACCELERATE_LAUNCHER ${ccache} "${ACCELERATE_CCACHE}")
+  set(ACCELERATE_LAUNCHER "${CMAKE_COMMAND}" -E env CCACHE_SLOPPINESS=pch_defines,time_macros)
+  # Where its folder cannot be written, as in a read-only home, ccache fails instead of compiling.
+  execute_process(COMMAND "${ACCELERATE_CCACHE}" --get-config cache_dir
+    OUTPUT_VARIABLE cache_dir OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  execute_process(COMMAND sh -c "mkdir -p \"$0\" && test -w \"$0\"" "${cache_dir}" RESULT_VARIABLE status ERROR_QUIET)
+  if(NOT status EQUAL 0)
+    list(APPEND ACCELERATE_LAUNCHER "CCACHE_DIR=${PROJECT_BINARY_DIR}/ccache")
+  endif()
+  list(APPEND ACCELERATE_LAUNCHER "${ACCELERATE_CCACHE}")
   # Hits on objects that used the precompiled header need one that does not depend on the time it was made.
   if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
     target_compile_options(accelerate_compile INTERFACE "SHELL:-Xclang -fno-pch-timestamp")
