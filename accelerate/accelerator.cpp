@@ -103,6 +103,13 @@ at::Tensor Accelerator::gather_tensor(const at::Tensor& tensor) const {
   return tensor.defined() ? runtime().group().all_gather(tensor) : tensor;
 }
 
+void Accelerator::log_unknown_remainder() const {
+  const ActiveLoaders& loaders = runtime().active_loaders();
+  if (!loaders.end_of_dataloader() || loaders.remainder() != -1) return;
+  runtime().log().info(
+      "gather_for_metrics: the loader drops its last short batch, so nothing is cut off the gathered one");
+}
+
 at::Tensor Accelerator::gather_tensor_for_metrics(const at::Tensor& tensor) const {
   at::Tensor all = gather_tensor(tensor);
   const ActiveLoaders& loaders = runtime().active_loaders();

@@ -96,6 +96,7 @@ class Accelerator {
   /// Like `gather`, without the samples that fill up the last batch of the loader being iterated.
   template <class T>
   T gather_for_metrics(T value) const {
+    log_unknown_remainder();
     internal::for_each_tensor(value, [this](at::Tensor& tensor) { tensor = gather_tensor_for_metrics(tensor); });
     return value;
   }
@@ -175,6 +176,7 @@ class Accelerator {
   void prepare_all(std::span<internal::PrepareItem> items);
   Accumulation accumulate_all(std::initializer_list<const internal::ModelCore*> models);
   at::Tensor gather_tensor(const at::Tensor& tensor) const;
+  void log_unknown_remainder() const;
   at::Tensor gather_tensor_for_metrics(const at::Tensor& tensor) const;
   at::Tensor reduce_tensor(const at::Tensor& tensor, const ReduceOptions& options) const;
   void save_model_core(internal::ModelCore& model, const std::string& directory) const;

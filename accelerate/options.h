@@ -28,9 +28,10 @@ struct AcceleratorOptions {
   Precision mixed_precision = {};  ///< "no", "bf16"; `ACCELERATE_MIXED_PRECISION`; default "no"
   std::optional<int64_t> gradient_accumulation_steps = {};  ///< `ACCELERATE_GRADIENT_ACCUMULATION_STEPS`; default 1
   std::optional<GradientAccumulationPlugin> gradient_accumulation_plugin =
-      {};                                     ///< instead of the line above, not with it
-  bool step_scheduler_with_optimizer = true;  ///< false: `scheduler.step()` counts every time it is called
-  LogSink log_sink = {};                      ///< empty: warnings to standard error
+      {};  ///< instead of the line above, not with it
+  std::optional<bool> step_scheduler_with_optimizer =
+      {};                 ///< default true; false: `scheduler.step()` counts every time it is called
+  LogSink log_sink = {};  ///< empty: warnings to standard error
   Extensions extensions = {};
 };
 

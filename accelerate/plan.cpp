@@ -57,7 +57,7 @@ Sourced<PrecisionEntry> resolve_precision(const AcceleratorOptions& options, con
                        .what = "The device cannot train in this precision: " + *refusal,
                        .got = "\"" + name.value + "\" (" + name.source + ") on device \"" + device.str() + "\"",
                        .expected = "a precision that the device has",
-                       .remedy = "Use \"bf16\" or \"no\""});
+                       .remedy = "Choose another of " + known.names()});
   }
   return {*entry, name.source};
 }
@@ -119,7 +119,7 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment) 
   const auto precision = resolve_precision(options, environment, device);
   const auto accumulation = resolve_accumulation(options, environment);
   const auto strategy = resolve_strategy(options, discovered.world);
-  const bool with_optimizer = options.step_scheduler_with_optimizer;
+  const bool with_optimizer = options.step_scheduler_with_optimizer.value_or(true);
 
   Plan plan{.world = discovered.world,
             .device = device,
@@ -132,7 +132,7 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment) 
   plan.fields.add({"num_processes", std::to_string(plan.world.size), from_world});
   plan.fields.add({"process_index", std::to_string(plan.world.rank), from_world});
   plan.fields.add({"local_process_index", std::to_string(plan.world.local_rank), from_world});
-  plan.fields.add({"device", device.str(), "the devices this build knows"});
+  plan.fields.add({"device", device.str(), "default"});
   plan.fields.add({"strategy", plan.strategy.name, strategy.source});
   plan.fields.add({"mixed_precision", plan.precision.name, precision.source});
   const PrecisionPolicy& policy = plan.precision.policy;
@@ -142,7 +142,8 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment) 
   plan.fields.add({"gradient_accumulation_steps", std::to_string(plan.accumulation.num_steps), accumulation.source});
   const std::string from_plugin = options.gradient_accumulation_plugin ? "argument" : "default";
   plan.fields.add({"sync_with_dataloader", yes_no(plan.accumulation.sync_with_dataloader), from_plugin});
-  plan.fields.add({"step_scheduler_with_optimizer", yes_no(with_optimizer), with_optimizer ? "default" : "argument"});
+  plan.fields.add({"step_scheduler_with_optimizer", yes_no(with_optimizer),
+                   options.step_scheduler_with_optimizer ? "argument" : "default"});
   return plan;
 }
 

@@ -20,6 +20,8 @@ struct ModelItem {
 struct OptimizerItem {
   std::shared_ptr<torch::optim::Optimizer> optimizer;
   std::shared_ptr<OptimizerCore> prepared = {};
+  /// Set for an optimizer given by value: moves it out of the caller's hands, once nothing can fail any more.
+  std::shared_ptr<torch::optim::Optimizer> (*take)(torch::optim::Optimizer& given) = nullptr;
 };
 struct LoaderItem {
   std::shared_ptr<LoaderCore> loader;
@@ -82,11 +84,13 @@ PrepareItem to_item(T&& object) {
   } else if constexpr (SharedOptimizer<U>) {
     return OptimizerItem{object};
   } else if constexpr (OptimizerClass<U>) {
-    if constexpr (std::is_lvalue_reference_v<T>) {
-      return OptimizerItem{std::shared_ptr<torch::optim::Optimizer>(std::shared_ptr<void>(), &object)};
-    } else {
-      return OptimizerItem{std::make_shared<U>(std::move(object))};
+    OptimizerItem item{std::shared_ptr<torch::optim::Optimizer>(std::shared_ptr<void>(), &object)};
+    if constexpr (!std::is_lvalue_reference_v<T>) {
+      item.take = [](torch::optim::Optimizer& given) -> std::shared_ptr<torch::optim::Optimizer> {
+        return std::make_shared<U>(std::move(static_cast<U&>(given)));
+      };
     }
+    return item;
   } else if constexpr (is_loader<U>) {
     return LoaderItem{object.core()};
   } else if constexpr (std::is_same_v<U, Scheduler>) {

@@ -2,12 +2,11 @@
 
 #include <memory>
 #include <span>
-#include <vector>
 
 #include "accelerate/comm/group.h"
 #include "accelerate/core/log.h"
 #include "accelerate/plan.h"
-#include "accelerate/prepare.h"
+#include "accelerate/preparation.h"
 
 namespace accelerate {
 
@@ -23,43 +22,23 @@ class Runtime {
   const Plan& plan() const { return plan_; }
   const Group& group() const { return group_; }
   const Log& log() const { return log_; }
-  const ActiveLoaders& active_loaders() const { return *active_; }
+  const ActiveLoaders& active_loaders() const { return *active_loaders_; }
   const std::shared_ptr<SyncSchedule>& sync() const { return sync_; }
 
   /// Fills in what `items` are prepared as: all of them, or none and an error.
   void prepare(std::span<PrepareItem> items);
+  /// Arms every strategy with the loss, runs autograd once, and has every strategy finish.
   void backward(const at::Tensor& loss, const BackwardOptions& options);
   /// Training verbs of every handle throw from now on.
   void close() noexcept { sync_->close(); }
 
  private:
-  struct Prepared {
-    std::vector<std::shared_ptr<ModelCore>> models;
-    std::vector<std::shared_ptr<OptimizerCore>> optimizers;
-    struct LoaderPair {
-      std::shared_ptr<LoaderCore> given;
-      std::shared_ptr<LoaderCore> prepared;
-    };
-    std::vector<LoaderPair> loaders;
-    struct SchedulerPair {
-      std::shared_ptr<SchedulerCore> core;
-      SchedulerBinding binding;
-    };
-    std::vector<SchedulerPair> schedulers;
-  };
-
-  void check(std::span<const PrepareItem> items) const;
-  void build(ModelItem& item, Prepared& all) const;
-  void build(OptimizerItem& item, Prepared& all) const;
-  void build(LoaderItem& item, Prepared& all) const;
-  void build(SchedulerItem& item, const std::shared_ptr<OptimizerCore>& default_optimizer, Prepared& all) const;
-
   Plan plan_;
   Log log_;
   Group group_;
-  std::shared_ptr<ActiveLoaders> active_;
+  std::shared_ptr<ActiveLoaders> active_loaders_;
   std::shared_ptr<SyncSchedule> sync_;
-  Prepared prepared_;
+  PreparedObjects prepared_;
 };
 
 }  // namespace internal

@@ -10,14 +10,14 @@ namespace accelerate {
 
 /// A map-style data set that gives whole batches: `size()` and `get_batch(std::span<const int64_t> indices)`.
 template <class D>
-concept BatchDataset = requires(const D& dataset, std::span<const int64_t> indices) {
+concept BatchDataset = requires(D& dataset, std::span<const int64_t> indices) {
   { dataset.size() } -> std::convertible_to<int64_t>;
   dataset.get_batch(indices);
 };
 
 /// A map-style data set that gives examples: `size()` and `get(int64_t index)`.
 template <class D>
-concept ExampleDataset = requires(const D& dataset, int64_t index) {
+concept ExampleDataset = requires(D& dataset, int64_t index) {
   { dataset.size() } -> std::convertible_to<int64_t>;
   dataset.get(index);
 };
@@ -31,11 +31,11 @@ template <class D>
 struct BatchOfDataset;
 template <BatchDataset D>
 struct BatchOfDataset<D> {
-  using type = std::remove_cvref_t<decltype(std::declval<const D&>().get_batch({}))>;
+  using type = std::remove_cvref_t<decltype(std::declval<D&>().get_batch({}))>;
 };
 template <ExampleDataset D>
 requires(!BatchDataset<D>) struct BatchOfDataset<D> {
-  using type = std::remove_cvref_t<decltype(std::declval<const D&>().get(int64_t{}))>;
+  using type = std::remove_cvref_t<decltype(std::declval<D&>().get(int64_t{}))>;
 };
 
 }  // namespace internal
@@ -45,6 +45,6 @@ template <Dataset D>
 using BatchOf = typename internal::BatchOfDataset<D>::type;
 
 template <ExampleDataset D>
-using ExampleOf = std::remove_cvref_t<decltype(std::declval<const D&>().get(int64_t{}))>;
+using ExampleOf = std::remove_cvref_t<decltype(std::declval<D&>().get(int64_t{}))>;
 
 }  // namespace accelerate

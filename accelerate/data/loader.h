@@ -24,7 +24,7 @@ Slot make_slot(Batch batch) {
 }
 
 template <ExampleDataset D>
-std::vector<ExampleOf<D>> examples_of(const D& dataset, std::span<const int64_t> indices) {
+std::vector<ExampleOf<D>> examples_of(D& dataset, std::span<const int64_t> indices) {
   std::vector<ExampleOf<D>> examples;
   examples.reserve(indices.size());
   for (const int64_t index : indices) examples.push_back(dataset.get(index));

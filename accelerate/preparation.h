@@ -1,0 +1,43 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "accelerate/plan.h"
+#include "accelerate/prepare.h"
+
+namespace accelerate::internal {
+
+/// What one Accelerator has prepared so far.
+struct PreparedObjects {
+  struct Loader {
+    std::shared_ptr<LoaderCore> given;
+    std::shared_ptr<LoaderCore> prepared;
+  };
+  struct Schedule {
+    std::shared_ptr<SchedulerCore> core;
+    SchedulerBinding binding;
+  };
+  std::vector<std::shared_ptr<ModelCore>> models;
+  std::vector<std::shared_ptr<OptimizerCore>> optimizers;
+  std::vector<Loader> loaders;
+  std::vector<Schedule> schedulers;
+};
+
+/// What preparing an object needs from its Accelerator.
+struct PreparationContext {
+  const Plan& plan;
+  int64_t num_processes;
+  std::shared_ptr<SyncSchedule> sync;
+  std::shared_ptr<ActiveLoaders> active_loaders;
+};
+
+/// Throws UsageError for the first item that cannot be prepared; changes nothing.
+void check_items(std::span<const PrepareItem> items, const PreparedObjects& prepared, const SyncSchedule& sync);
+
+/// Builds checked items in two passes: models, optimizers and loaders, then schedulers, so that a scheduler may stand
+/// before its optimizer. Fills in the items and returns `prepared` with what is new. Source: `Accelerator.prepare`.
+PreparedObjects build_items(std::span<PrepareItem> items, PreparedObjects prepared, const PreparationContext& context);
+
+}  // namespace accelerate::internal

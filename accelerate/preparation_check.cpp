@@ -1,0 +1,143 @@
+#include <torch/nn/module.h>
+#include <torch/optim/optimizer.h>
+
+#include <algorithm>
+#include <set>
+#include <sstream>
+
+#include "accelerate/core/error.h"
+#include "accelerate/preparation.h"
+
+namespace accelerate::internal {
+namespace {
+
+[[noreturn]] void throw_null(const std::string& kind) {
+  throw UsageError({.place = "prepare",
+                    .what = "The " + kind + " is null",
+                    .got = "an empty holder or pointer",
+                    .expected = "a " + kind + " that was built",
+                    .remedy = "Build it before preparing it"});
+}
+
+[[noreturn]] void throw_foreign(const std::string& kind) {
+  throw UsageError({.place = "prepare",
+                    .what = "The " + kind + " was prepared by another Accelerator",
+                    .got = "that Accelerator's handle",
+                    .expected = "what it was prepared from, or this Accelerator's own handle",
+                    .remedy = "Pass the original " + kind});
+}
+
+std::string describe(const at::Tensor& tensor) {
+  std::ostringstream out;
+  out << tensor.scalar_type() << " " << tensor.sizes();
+  return out.str();
+}
+
+/// Walks the items of one call and collects what the next ones are checked against.
+class Check {
+ public:
+  Check(const PreparedObjects& prepared, const SyncSchedule& sync) : prepared_(prepared), sync_(sync) {
+    for (const auto& model : prepared.models) learn_parameters(*model->module());
+    for (const auto& optimizer : prepared.optimizers) known_optimizers_.insert(&optimizer->inner());
+  }
+
+  void model(const ModelItem& item) {
+    if (item.module == nullptr) throw_null("model");
+    if (item.prepared && item.prepared->owner() != &sync_) throw_foreign("model");
+    learn_parameters(*item.module);
+  }
+
+  void loader(const LoaderItem& item) const {
+    const auto ours = [&](const PreparedObjects::Loader& loader) { return loader.prepared == item.loader; };
+    const bool known = std::any_of(prepared_.loaders.begin(), prepared_.loaders.end(), ours);
+    if (item.loader->is_prepared() && !known) throw_foreign("data loader");
+  }
+
+  void optimizer(const OptimizerItem& item) {
+    if (item.optimizer == nullptr) throw_null("optimizer");
+    if (item.prepared && &item.prepared->sync() != &sync_) throw_foreign("optimizer");
+    if (item.optimizer->param_groups().empty()) {
+      throw UsageError({.place = "prepare",
+                        .what = "The optimizer has no parameter groups",
+                        .got = "an optimizer that was moved from, or one made without parameters",
+                        .expected = "the optimizer that will step",
+                        .remedy = "Pass it by reference, or use the handle that prepare() returned for it"});
+    }
+    for (const auto& group : item.optimizer->param_groups()) membership(*item.optimizer, group);
+    optimizers_.insert(item.optimizer.get());
+    if (item.take != nullptr) {
+      moved_optimizers_.insert(item.optimizer.get());
+    } else {
+      known_optimizers_.insert(item.optimizer.get());
+    }
+  }
+
+  void scheduler(const SchedulerItem& item) const {
+    if (item.scheduler == nullptr) return schedule(item);
+    const torch::optim::Optimizer* optimizer = &item.scheduler->optimizer();
+    if (known_optimizers_.contains(optimizer)) return;
+    const bool moved = moved_optimizers_.contains(optimizer);
+    throw UsageError({.place = "prepare",
+                      .what = moved ? "The scheduler's optimizer is moved away by this call"
+                                    : "The scheduler's optimizer is not prepared",
+                      .got = moved ? "an optimizer given by value and a scheduler built from it"
+                                   : "a scheduler over an optimizer that was not given to prepare()",
+                      .expected = "its optimizer by reference, in this call or before",
+                      .remedy = "Give both to prepare(), the optimizer as an lvalue or std::shared_ptr"});
+  }
+
+ private:
+  void schedule(const SchedulerItem& item) const {
+    if (optimizers_.size() != 1) {
+      throw UsageError({.place = "prepare",
+                        .what = "It is not clear which optimizer the schedule belongs to",
+                        .got = "a schedule with " + std::to_string(optimizers_.size()) + " optimizers in the call",
+                        .expected = "exactly one optimizer",
+                        .remedy = "Pass accelerate::Scheduler(optimizer, schedule) instead of the schedule"});
+    }
+    if (!item.schedule) throw_null("schedule");
+  }
+
+  void learn_parameters(const torch::nn::Module& module) {
+    for (const at::Tensor& parameter : module.parameters()) known_parameters_.insert(parameter.unsafeGetTensorImpl());
+  }
+
+  /// Parameters outside every prepared model would neither move to the device nor be synchronised between ranks.
+  void membership(const torch::optim::Optimizer& optimizer, const torch::optim::OptimizerParamGroup& group) const {
+    for (size_t i = 0; i < group.params().size(); ++i) {
+      if (known_parameters_.contains(group.params()[i].unsafeGetTensorImpl())) continue;
+      throw UsageError(
+          {.place = "prepare",
+           .what = "The optimizer has a parameter that belongs to no prepared model",
+           .got = "parameter " + std::to_string(i) + " of group " +
+                  std::to_string(&group - optimizer.param_groups().data()) + ", " + describe(group.params()[i]),
+           .expected = "parameters of models given in this call or before",
+           .remedy = "Give the model to prepare() together with its optimizer; register a free tensor as a "
+                     "parameter of a module"});
+    }
+  }
+
+  const PreparedObjects& prepared_;
+  const SyncSchedule& sync_;
+  std::set<const void*> known_parameters_;
+  std::set<const torch::optim::Optimizer*> known_optimizers_, moved_optimizers_;
+  std::set<const torch::optim::Optimizer*> optimizers_;  ///< of this call
+};
+
+}  // namespace
+
+void check_items(std::span<const PrepareItem> items, const PreparedObjects& prepared, const SyncSchedule& sync) {
+  Check check(prepared, sync);
+  for (const PrepareItem& item : items) {
+    if (const auto* model = std::get_if<ModelItem>(&item)) check.model(*model);
+    if (const auto* loader = std::get_if<LoaderItem>(&item)) check.loader(*loader);
+  }
+  for (const PrepareItem& item : items) {
+    if (const auto* optimizer = std::get_if<OptimizerItem>(&item)) check.optimizer(*optimizer);
+  }
+  for (const PrepareItem& item : items) {
+    if (const auto* scheduler = std::get_if<SchedulerItem>(&item)) check.scheduler(*scheduler);
+  }
+}
+
+}  // namespace accelerate::internal
