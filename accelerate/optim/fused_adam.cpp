@@ -6,8 +6,7 @@
 #include <map>
 #include <vector>
 
-#include "accelerate/optim/fused_layout.h"
-#include "accelerate/optim/update.h"
+#include "accelerate/optim/fused_update.h"
 
 namespace accelerate::internal {
 namespace {
@@ -44,45 +43,26 @@ void run(AdamKind, Lists& l, const Scalars& s) {
 }
 
 template <class Kind>
-class FusedAdam final : public Update {
+class FusedAdam final : public FusedUpdate {
   using Options = typename Kind::Options;
   using State = typename Kind::State;
 
  public:
-  explicit FusedAdam(torch::optim::Optimizer& optimizer) : optimizer_(optimizer) {}
+  using FusedUpdate::FusedUpdate;
   std::string_view name() const override { return Kind::kName; }
 
-  void step() override {
-    const at::NoGradGuard no_grad;
-    if (!everything_fits()) {
-      optimizer_.step();
-      return;
-    }
-    for (auto& group : optimizer_.param_groups()) step_group(group);
-  }
-
  private:
-  /// Decided before anything is changed, so that a step is either all fused or all stock.
-  bool everything_fits() {
-    const auto& state = optimizer_.state();
-    for (auto& group : optimizer_.param_groups()) {
-      const bool amsgrad = static_cast<const Options&>(group.options()).amsgrad();
-      for (const at::Tensor& parameter : group.params()) {
-        if (!parameter.grad().defined()) continue;
-        if (!fused_kernel_updates(parameter) || !fused_kernel_takes(parameter, parameter.grad())) return false;
-        const auto found = state.find(parameter.unsafeGetTensorImpl());
-        if (found == state.end()) continue;
-        const auto& old = static_cast<const State&>(*found->second);
-        if (!fused_kernel_takes(parameter, old.exp_avg()) || !fused_kernel_takes(parameter, old.exp_avg_sq()))
-          return false;
-        if (amsgrad && old.max_exp_avg_sq().defined() && !fused_kernel_takes(parameter, old.max_exp_avg_sq()))
-          return false;
-      }
-    }
-    return true;
+  bool takes_state(const torch::optim::OptimizerParamGroup& group, const at::Tensor& parameter) const override {
+    const auto& all = optimizer_.state();
+    const auto found = all.find(parameter.unsafeGetTensorImpl());
+    if (found == all.end()) return true;
+    const auto& state = static_cast<const State&>(*found->second);
+    const bool amsgrad = static_cast<const Options&>(group.options()).amsgrad() && state.max_exp_avg_sq().defined();
+    return fits_beside(parameter, state.exp_avg()) && fits_beside(parameter, state.exp_avg_sq()) &&
+           (!amsgrad || fits_beside(parameter, state.max_exp_avg_sq()));
   }
 
-  void step_group(torch::optim::OptimizerParamGroup& group) {
+  void step_group(torch::optim::OptimizerParamGroup& group) override {
     const auto& options = static_cast<const Options&>(group.options());
     const auto [beta1, beta2] = options.betas();
     const Scalars scalars{options.lr(), beta1, beta2, options.weight_decay(), options.eps(), options.amsgrad()};
@@ -121,8 +101,6 @@ class FusedAdam final : public Update {
     }
     return state;
   }
-
-  torch::optim::Optimizer& optimizer_;
 };
 
 }  // namespace

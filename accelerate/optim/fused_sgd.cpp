@@ -4,8 +4,7 @@
 
 #include <vector>
 
-#include "accelerate/optim/fused_layout.h"
-#include "accelerate/optim/update.h"
+#include "accelerate/optim/fused_update.h"
 
 namespace accelerate::internal {
 namespace {
@@ -18,35 +17,18 @@ struct Lists {
   std::vector<at::Tensor> parameters, gradients, momentum_buffers;
 };
 
-class FusedSgd final : public Update {
+class FusedSgd final : public FusedUpdate {
  public:
-  explicit FusedSgd(torch::optim::Optimizer& optimizer) : optimizer_(optimizer) {}
+  using FusedUpdate::FusedUpdate;
   std::string_view name() const override { return "fused sgd"; }
 
-  void step() override {
-    const at::NoGradGuard no_grad;
-    if (!everything_fits()) {
-      optimizer_.step();
-      return;
-    }
-    for (auto& group : optimizer_.param_groups()) step_group(group);
-  }
-
  private:
-  /// Decided before anything is changed, so that a step is either all fused or all stock.
-  bool everything_fits() {
-    for (auto& group : optimizer_.param_groups()) {
-      for (const at::Tensor& parameter : group.params()) {
-        if (!parameter.grad().defined()) continue;
-        if (!fused_kernel_updates(parameter) || !fused_kernel_takes(parameter, parameter.grad())) return false;
-        const State* state = find_state(parameter);
-        if (state != nullptr && !fused_kernel_takes(parameter, state->momentum_buffer())) return false;
-      }
-    }
-    return true;
+  bool takes_state(const torch::optim::OptimizerParamGroup&, const at::Tensor& parameter) const override {
+    const State* state = find_state(parameter);
+    return state == nullptr || fits_beside(parameter, state->momentum_buffer());
   }
 
-  void step_group(torch::optim::OptimizerParamGroup& group) {
+  void step_group(torch::optim::OptimizerParamGroup& group) override {
     const auto& options = static_cast<const Options&>(group.options());
     const bool momentum = options.momentum() != 0;
     // The first step of a parameter sets its buffer to the gradient, undamped; later ones blend.
@@ -83,8 +65,6 @@ class FusedSgd final : public Update {
     optimizer_.state()[parameter.unsafeGetTensorImpl()] = std::move(state);
     return buffer;
   }
-
-  torch::optim::Optimizer& optimizer_;
 };
 
 }  // namespace

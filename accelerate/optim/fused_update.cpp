@@ -1,0 +1,50 @@
+#include "accelerate/optim/fused_update.h"
+
+#include <torch/optim/optimizer.h>
+
+namespace accelerate::internal {
+namespace {
+
+/// The stride of a dimension of size 1 is never used, and autograd does not keep it equal.
+bool same_strides(const at::Tensor& a, const at::Tensor& b) {
+  for (int64_t i = 0; i < a.dim(); ++i) {
+    if (a.size(i) != 1 && a.stride(i) != b.stride(i)) return false;
+  }
+  return true;
+}
+
+/// Strided, floating, without gaps or overlap.
+bool can_be_updated(const at::Tensor& parameter) {
+  if (parameter.layout() != at::kStrided || !at::isFloatingType(parameter.scalar_type())) return false;
+  return (parameter.is_cpu() || parameter.is_cuda()) && parameter.is_non_overlapping_and_dense();
+}
+
+}  // namespace
+
+bool FusedUpdate::fits_beside(const at::Tensor& parameter, const at::Tensor& other) {
+  return other.defined() && other.layout() == at::kStrided && other.scalar_type() == parameter.scalar_type() &&
+         other.device() == parameter.device() && other.sizes() == parameter.sizes() && same_strides(parameter, other);
+}
+
+bool FusedUpdate::takes_everything() const {
+  for (const auto& group : optimizer_.param_groups()) {
+    for (const at::Tensor& parameter : group.params()) {
+      const at::Tensor& gradient = parameter.grad();
+      if (!gradient.defined()) continue;
+      if (!can_be_updated(parameter) || !fits_beside(parameter, gradient) || !takes_state(group, parameter))
+        return false;
+    }
+  }
+  return true;
+}
+
+void FusedUpdate::step() {
+  const at::NoGradGuard no_grad;
+  if (!takes_everything()) {
+    optimizer_.step();
+    return;
+  }
+  for (auto& group : optimizer_.param_groups()) step_group(group);
+}
+
+}  // namespace accelerate::internal

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "accelerate/optim/update.h"
+
+namespace torch::optim {
+class OptimizerParamGroup;
+}
+
+namespace accelerate::internal {
+
+/// A step through LibTorch's fused kernels. They walk raw memory and check nothing, so every tensor is looked at first:
+/// a step is either fused for all parameters or the optimizer's own.
+class FusedUpdate : public Update {
+ public:
+  explicit FusedUpdate(torch::optim::Optimizer& optimizer) : optimizer_(optimizer) {}
+  void step() final;
+
+ protected:
+  /// Whether the kernel takes the state that `parameter` has, if it has some.
+  virtual bool takes_state(const torch::optim::OptimizerParamGroup& group, const at::Tensor& parameter) const = 0;
+  /// Updates the group's parameters that have a gradient.
+  virtual void step_group(torch::optim::OptimizerParamGroup& group) = 0;
+
+  /// True when the kernels read `other` (a gradient or state) beside `parameter` correctly: a short one would be read
+  /// out of bounds, other strides would mix up elements silently.
+  static bool fits_beside(const at::Tensor& parameter, const at::Tensor& other);
+
+  torch::optim::Optimizer& optimizer_;
+
+ private:
+  bool takes_everything() const;
+};
+
+}  // namespace accelerate::internal
