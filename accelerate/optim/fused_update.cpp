@@ -13,9 +13,11 @@ bool same_strides(const at::Tensor& a, const at::Tensor& b) {
   return true;
 }
 
-/// Strided, floating, without gaps or overlap.
+/// Strided, of a dtype that the kernels have, without gaps or overlap.
 bool can_be_updated(const at::Tensor& parameter) {
-  if (parameter.layout() != at::kStrided || !at::isFloatingType(parameter.scalar_type())) return false;
+  const at::ScalarType dtype = parameter.scalar_type();
+  const bool known = dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf;
+  if (parameter.layout() != at::kStrided || !known) return false;
   return (parameter.is_cpu() || parameter.is_cuda()) && parameter.is_non_overlapping_and_dense();
 }
 
