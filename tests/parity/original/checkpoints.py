@@ -36,6 +36,29 @@ class Nested(nn.Module):
         self.register_buffer("positions", torch.arange(6).reshape(2, 3))
 
 
+class Weight(nn.Module):
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+class Tied(nn.Module):
+    """One parameter under three names, another under two."""
+
+    def __init__(self):
+        super().__init__()
+        shared = nn.Parameter(torch.ones(2, 2))
+        self.encoder = Weight(shared)
+        self.decoder = Weight(shared)
+        self.bare = shared
+        other = nn.Parameter(torch.zeros(3))
+        self.zeta = Weight(other)
+        self.alpha = Weight(other)
+
+
 def describe(tensors):
     return {
         key: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
@@ -63,10 +86,12 @@ def keys_document():
     torch.manual_seed(0)
     model = Nested()
     _, tensors, metadata = saved_by_the_original(model)
+    _, tied, _ = saved_by_the_original(Tied())
     return {
         "state_dict": describe(model.state_dict()),
         "parameters_in_order": [name for name, _ in model.named_parameters()],
         "file": {"tensors": tensors, "metadata": metadata},
+        "tied_file": sorted(tied),
     }
 
 

@@ -1,0 +1,124 @@
+#include "tests/parity/setting.h"
+
+#include <map>
+#include <stdexcept>
+#include <type_traits>
+
+namespace parity {
+namespace {
+
+template <class Options>
+Options adaptive_options(const Json& description) {
+  Options options(description.at("lr").get<double>());
+  if (description.contains("betas")) {
+    options.betas(std::tuple<double, double>(description["betas"].at(0), description["betas"].at(1)));
+  }
+  if (description.contains("eps")) options.eps(description["eps"].get<double>());
+  if (description.contains("weight_decay")) options.weight_decay(description["weight_decay"].get<double>());
+  if (description.contains("amsgrad")) options.amsgrad(description["amsgrad"].get<bool>());
+  return options;
+}
+
+torch::optim::SGDOptions sgd_options(const Json& description) {
+  torch::optim::SGDOptions options(description.at("lr").get<double>());
+  if (description.contains("momentum")) options.momentum(description["momentum"].get<double>());
+  if (description.contains("nesterov")) options.nesterov(description["nesterov"].get<bool>());
+  if (description.contains("weight_decay")) options.weight_decay(description["weight_decay"].get<double>());
+  return options;
+}
+
+/// One LibTorch optimizer of that type; every group starts from the description and overrides parts of it.
+template <class Optimizer, class MakeOptions>
+std::unique_ptr<torch::optim::Optimizer> build(const Json& description, const NamedParameters& parameters,
+                                               MakeOptions make_options) {
+  std::vector<torch::optim::OptimizerParamGroup> groups;
+  using Options = std::remove_cv_t<decltype(make_options(description))>;
+  const Options defaults = make_options(description);
+  if (!description.contains("groups")) {
+    std::vector<at::Tensor> all;
+    for (const auto& [name, parameter] : parameters) all.push_back(parameter);
+    groups.emplace_back(all);
+  } else {
+    const std::map<std::string, at::Tensor> named(parameters.begin(), parameters.end());
+    for (const Json& group : description["groups"]) {
+      std::vector<at::Tensor> own;
+      for (const Json& name : group.at("parameters")) own.push_back(named.at(name));
+      Json merged = description;
+      merged.update(group);
+      groups.emplace_back(own, std::make_unique<Options>(make_options(merged)));
+    }
+  }
+  return std::make_unique<Optimizer>(std::move(groups), defaults);
+}
+
+}  // namespace
+
+accelerate::AcceleratorOptions accelerator_options(const Json& configuration) {
+  accelerate::AcceleratorOptions options;
+  options.mixed_precision = configuration.at("mixed_precision").get<std::string>();
+  options.step_scheduler_with_optimizer = configuration.at("step_scheduler_with_optimizer");
+  const int64_t steps = configuration.at("gradient_accumulation_steps");
+  if (configuration.at("sync_with_dataloader").get<bool>()) {
+    options.gradient_accumulation_steps = steps;
+  } else {
+    options.gradient_accumulation_plugin =
+        accelerate::GradientAccumulationPlugin{.num_steps = steps, .sync_with_dataloader = false};
+  }
+  return options;
+}
+
+NamedParameters named_parameters(const torch::nn::Module& module, const std::string& prefix) {
+  NamedParameters named;
+  for (const auto& entry : module.named_parameters()) named.emplace_back(prefix + entry.key(), entry.value());
+  return named;
+}
+
+std::unique_ptr<torch::optim::Optimizer> make_optimizer(const Json& description, const NamedParameters& parameters) {
+  const std::string kind = description.at("kind");
+  if (kind == "SGD") return build<torch::optim::SGD>(description, parameters, sgd_options);
+  if (kind == "Adam") {
+    return build<torch::optim::Adam>(description, parameters, adaptive_options<torch::optim::AdamOptions>);
+  }
+  if (kind == "AdamW") {
+    return build<torch::optim::AdamW>(description, parameters, adaptive_options<torch::optim::AdamWOptions>);
+  }
+  throw std::runtime_error("a fixture names the optimizer '" + kind + "', which is not known here");
+}
+
+accelerate::Schedule make_schedule(const Json& description) {
+  const std::string kind = description.at("kind");
+  const int64_t warmup = description.at("warmup_steps");
+  if (kind == "constant") return accelerate::constant({.warmup_steps = warmup});
+  const int64_t total = description.at("total_steps");
+  if (kind == "linear") return accelerate::linear({.warmup_steps = warmup, .total_steps = total});
+  if (kind == "cosine") {
+    return accelerate::cosine(
+        {.warmup_steps = warmup, .total_steps = total, .num_cycles = description.at("num_cycles")});
+  }
+  throw std::runtime_error("a fixture names the schedule '" + kind + "', which is not known here");
+}
+
+bool has_schedule(const Json& configuration) { return configuration.at("scheduler").at("kind") != "none"; }
+
+bool clips(const Json& configuration) { return configuration.at("clip").at("kind") != "none"; }
+
+at::Tensor make_loss(const std::string& name, const at::Tensor& output, const at::Tensor& target) {
+  namespace functional = torch::nn::functional;
+  if (name == "mse") return functional::mse_loss(output, target);
+  if (name == "cross_entropy") return functional::cross_entropy(output, target);
+  if (name == "binary_cross_entropy") return functional::binary_cross_entropy_with_logits(output, target);
+  throw std::runtime_error("a fixture names the loss '" + name + "', which is not known here");
+}
+
+Loader make_loader(const Json& configuration, const Json& problem, int64_t samples, bool drop_last) {
+  const at::ScalarType dtype = dtype_named(configuration.at("dtype"));
+  const bool images = configuration.at("models").at(0) == "convolution";
+  const at::Tensor inputs = array(problem.at(images ? "images" : "inputs"), dtype);
+  const at::Tensor targets = configuration.at("loss") == "cross_entropy"
+                                 ? torch::tensor(problem.at("labels").get<std::vector<int64_t>>())
+                                 : array(problem.at("targets"), dtype);
+  return Loader(accelerate::TensorDataset(inputs.narrow(0, 0, samples), targets.narrow(0, 0, samples)),
+                {.batch_size = configuration.at("batch_size"), .drop_last = drop_last});
+}
+
+}  // namespace parity

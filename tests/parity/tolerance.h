@@ -1,0 +1,40 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+namespace parity {
+
+/// How far a replayed number may lie from the original's, relative to max(1, |number|).
+///
+/// Both sides run the same kernels, except for the optimizers: the original steps tensor by tensor, this library
+/// through fused kernels, which round differently in the last bit; another processor adds sums in another order.
+/// Training carries these bits along.
+/// - float64: 1e-10, a million times its rounding, so any difference in a formula shows.
+/// - float32: 2e-6 at the first micro-step, where only one forward lies behind; 1e-5 after.
+/// - bf16: 1e-2, about one unit in the last place of a bfloat16 (2^-8), where autocast rounds.
+/// Learning rates and flags involve no sums: they have no tolerance.
+class Tolerance {
+ public:
+  Tolerance(const std::string& dtype, const std::string& mixed_precision)
+      : first_(mixed_precision == "bf16" ? 1e-2
+               : dtype == "float32"      ? 2e-6
+                                         : 1e-10),
+        later_(mixed_precision == "bf16" ? 1e-2
+               : dtype == "float32"      ? 1e-5
+                                         : 1e-10) {}
+
+  double at(size_t micro_step) const { return micro_step == 0 ? first_ : later_; }
+
+  /// False for NaN.
+  static bool within(double tolerance, double got, double expected) {
+    return std::abs(got - expected) <= tolerance * std::max(1.0, std::abs(expected));
+  }
+
+ private:
+  double first_;
+  double later_;
+};
+
+}  // namespace parity
