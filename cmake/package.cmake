@@ -4,7 +4,11 @@ include(CMakePackageConfigHelpers)
 
 set(package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/accelerate")
 install(TARGETS accelerate EXPORT accelerateTargets ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
-install(DIRECTORY accelerate DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" FILES_MATCHING PATTERN "*.h")
+# Not installed; scripts/lint reads this list and checks that no other header includes one of them.
+set(private_headers plan.h preparation.h runtime.h optim/fused_update.h optim/update.h)
+list(JOIN private_headers "|" private)
+install(DIRECTORY accelerate DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" FILES_MATCHING PATTERN "*.h"
+  REGEX "/accelerate/(${private})$" EXCLUDE)
 install(EXPORT accelerateTargets NAMESPACE accelerate:: DESTINATION "${package_dir}")
 
 configure_package_config_file(cmake/accelerateConfig.cmake.in "${PROJECT_BINARY_DIR}/accelerateConfig.cmake"
