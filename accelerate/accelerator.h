@@ -26,11 +26,6 @@ namespace internal {
 class Runtime;
 }
 
-struct BackwardOptions {
-  bool retain_graph = false;  ///< the graph can be walked again
-  bool create_graph = false;  ///< the gradients get a graph of their own; implies retain_graph
-};
-
 struct AutocastOptions {
   bool enabled = true;  ///< false: full precision inside an autocast region
 };

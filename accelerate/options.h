@@ -35,4 +35,12 @@ struct AcceleratorOptions {
   Extensions extensions = {};
 };
 
+/// What `mixed_precision` is when neither the argument nor the environment says.
+inline constexpr const char* kDefaultPrecision = "no";
+
+struct BackwardOptions {
+  bool retain_graph = false;  ///< the graph can be walked again
+  bool create_graph = false;  ///< the gradients get a graph of their own; implies retain_graph
+};
+
 }  // namespace accelerate

@@ -36,7 +36,7 @@ Sourced<PrecisionEntry> resolve_precision(const AcceleratorOptions& options, con
                                           c10::Device device) {
   constexpr const char* kVariable = "ACCELERATE_MIXED_PRECISION";
   const auto variable = environment.text(kVariable);
-  Sourced<std::string> name{"no", "default"};
+  Sourced<std::string> name{kDefaultPrecision, "default"};
   if (options.mixed_precision.name()) {
     name = {*options.mixed_precision.name(), "argument"};
   } else if (variable) {

@@ -4,7 +4,6 @@
 
 #include <sstream>
 
-#include "accelerate/accelerator.h"
 #include "accelerate/core/error.h"
 
 namespace accelerate::internal {

@@ -8,11 +8,7 @@
 #include "accelerate/plan.h"
 #include "accelerate/preparation.h"
 
-namespace accelerate {
-
-struct BackwardOptions;
-
-namespace internal {
+namespace accelerate::internal {
 
 /// Everything one Accelerator owns, and the order in which it comes and goes.
 class Runtime {
@@ -41,5 +37,4 @@ class Runtime {
   PreparedObjects prepared_;
 };
 
-}  // namespace internal
-}  // namespace accelerate
+}  // namespace accelerate::internal
