@@ -129,11 +129,11 @@ class Accelerator {
   const Fields& plan() const;
 
   /// A callable of the same signature that does nothing on other processes and returns a value-initialised result
-  /// there.
+  /// there; a reference comes back as a value.
   template <class F>
   auto on_main_process(F function) const {
     return [function = std::move(function), runs = is_main_process()]<class... Args>(Args&&... args) mutable {
-      using Result = std::invoke_result_t<F&, Args...>;
+      using Result = std::remove_cvref_t<std::invoke_result_t<F&, Args...>>;
       if (runs) return static_cast<Result>(std::invoke(function, std::forward<Args>(args)...));
       return Result();
     };

@@ -36,7 +36,8 @@ void ModelCore::run(ForwardCall& call) {
 std::vector<at::Tensor> ModelCore::trainable() const {
   std::vector<at::Tensor> tensors;
   for (const ParameterRow& row : table_) {
-    if (row.trainable) tensors.push_back(row.tensor);
+    // Layers may have been unfrozen since the strategy was attached.
+    if (row.trainable || row.tensor.requires_grad()) tensors.push_back(row.tensor);
   }
   return tensors;
 }

@@ -33,7 +33,7 @@ class Build {
   }
 
   void optimizer(OptimizerItem& item) {
-    if (const auto known = find_optimizer(item.optimizer.get())) {
+    if (const auto known = find_optimizer(*item.optimizer)) {
       item.prepared = known;
     } else {
       if (item.take != nullptr) item.optimizer = item.take(*item.optimizer);
@@ -61,7 +61,7 @@ class Build {
     }
     std::shared_ptr<OptimizerCore> optimizer = last_optimizer_;
     if (item.scheduler != nullptr) {
-      optimizer = find_optimizer(&item.scheduler->optimizer());
+      optimizer = find_optimizer(item.scheduler->optimizer());
     } else {
       const std::shared_ptr<torch::optim::Optimizer> inner(optimizer, &optimizer->inner());
       item.scheduler = std::make_shared<SchedulerCore>(inner, item.schedule);
@@ -73,8 +73,8 @@ class Build {
   }
 
  private:
-  std::shared_ptr<OptimizerCore> find_optimizer(const torch::optim::Optimizer* inner) const {
-    const auto same = [&](const auto& optimizer) { return &optimizer->inner() == inner; };
+  std::shared_ptr<OptimizerCore> find_optimizer(const torch::optim::Optimizer& inner) const {
+    const auto same = [&](const auto& optimizer) { return optimizer->is_for(inner); };
     const auto* known = find_in(all_.optimizers, same);
     return known == nullptr ? nullptr : *known;
   }

@@ -15,7 +15,7 @@ namespace {
   throw UsageError({.place = "prepare",
                     .what = "The " + kind + " is null",
                     .got = "an empty holder or pointer",
-                    .expected = "a " + kind + " that was built",
+                    .expected = "one that was built",
                     .remedy = "Build it before preparing it"});
 }
 
@@ -38,7 +38,6 @@ class Check {
  public:
   Check(const PreparedObjects& prepared, const SyncSchedule& sync) : prepared_(prepared), sync_(sync) {
     for (const auto& model : prepared.models) learn_parameters(*model->module());
-    for (const auto& optimizer : prepared.optimizers) known_optimizers_.insert(&optimizer->inner());
   }
 
   void model(const ModelItem& item) {
@@ -48,6 +47,7 @@ class Check {
   }
 
   void loader(const LoaderItem& item) const {
+    if (item.loader == nullptr) throw_null("data loader");
     const auto ours = [&](const PreparedObjects::Loader& loader) { return loader.prepared == item.loader; };
     const bool known = std::any_of(prepared_.loaders.begin(), prepared_.loaders.end(), ours);
     if (item.loader->is_prepared() && !known) throw_foreign("data loader");
@@ -68,15 +68,17 @@ class Check {
     if (item.take != nullptr) {
       moved_optimizers_.insert(item.optimizer.get());
     } else {
-      known_optimizers_.insert(item.optimizer.get());
+      kept_optimizers_.insert(item.optimizer.get());
     }
   }
 
   void scheduler(const SchedulerItem& item) const {
     if (item.scheduler == nullptr) return schedule(item);
-    const torch::optim::Optimizer* optimizer = &item.scheduler->optimizer();
-    if (known_optimizers_.contains(optimizer)) return;
-    const bool moved = moved_optimizers_.contains(optimizer);
+    const torch::optim::Optimizer& optimizer = item.scheduler->optimizer();
+    const auto is_its = [&](const auto& prepared) { return prepared->is_for(optimizer); };
+    if (std::any_of(prepared_.optimizers.begin(), prepared_.optimizers.end(), is_its)) return;
+    if (kept_optimizers_.contains(&optimizer)) return;
+    const bool moved = moved_optimizers_.contains(&optimizer);
     throw UsageError({.place = "prepare",
                       .what = moved ? "The scheduler's optimizer is moved away by this call"
                                     : "The scheduler's optimizer is not prepared",
@@ -120,8 +122,7 @@ class Check {
   const PreparedObjects& prepared_;
   const SyncSchedule& sync_;
   std::set<const void*> known_parameters_;
-  std::set<const torch::optim::Optimizer*> known_optimizers_, moved_optimizers_;
-  std::set<const torch::optim::Optimizer*> optimizers_;  ///< of this call
+  std::set<const torch::optim::Optimizer*> optimizers_, kept_optimizers_, moved_optimizers_;  ///< of this call
 };
 
 }  // namespace

@@ -79,6 +79,7 @@ PrepareItem to_item(T&& object) {
   } else if constexpr (SharedModule<U>) {
     return ModelItem{object};
   } else if constexpr (std::is_same_v<U, Optimizer>) {
+    if (object.core() == nullptr) return OptimizerItem{};  // moved from: refused as null
     return OptimizerItem{std::shared_ptr<torch::optim::Optimizer>(object.core(), &object.core()->inner()),
                          object.core()};
   } else if constexpr (SharedOptimizer<U>) {

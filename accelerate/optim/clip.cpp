@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <string>
+#include <unordered_set>
 #include <utility>
 
 #include "accelerate/core/error.h"
@@ -13,12 +14,23 @@ namespace {
 
 using Gradients = std::vector<at::Tensor>;
 
+/// The gradients that exist, each once: `module.parameters()` lists a tied parameter under each of its names.
+Gradients gradients_of(const std::vector<at::Tensor>& parameters) {
+  Gradients gradients;
+  gradients.reserve(parameters.size());
+  std::unordered_set<const void*> seen;
+  seen.reserve(parameters.size());
+  for (const at::Tensor& parameter : parameters) {
+    const at::Tensor& gradient = parameter.grad();
+    if (gradient.defined() && seen.insert(gradient.unsafeGetTensorImpl()).second) gradients.push_back(gradient);
+  }
+  return gradients;
+}
+
 /// The for-each kernels take one device and dtype a call; there is almost always one kind.
 std::vector<Gradients> gradients_by_kind(const std::vector<at::Tensor>& parameters) {
   std::vector<Gradients> kinds;
-  for (const at::Tensor& parameter : parameters) {
-    const at::Tensor& gradient = parameter.grad();
-    if (!gradient.defined()) continue;
+  for (const at::Tensor& gradient : gradients_of(parameters)) {
     auto kind = std::find_if(kinds.begin(), kinds.end(), [&](const Gradients& other) {
       return other.front().device() == gradient.device() && other.front().scalar_type() == gradient.scalar_type();
     });

@@ -8,11 +8,20 @@
 #include "accelerate/optim/update.h"
 
 namespace accelerate::internal {
+namespace {
+
+std::type_index type_of(const torch::optim::Optimizer& optimizer) { return typeid(optimizer); }
+
+}  // namespace
 
 OptimizerCore::OptimizerCore(std::shared_ptr<torch::optim::Optimizer> inner, std::shared_ptr<SyncSchedule> sync)
-    : inner_(std::move(inner)), sync_(std::move(sync)), update_(make_update(*inner_)) {}
+    : inner_(std::move(inner)), sync_(std::move(sync)), update_(make_update(*inner_)), type_(type_of(*inner_)) {}
 
 OptimizerCore::~OptimizerCore() = default;
+
+bool OptimizerCore::is_for(const torch::optim::Optimizer& optimizer) const {
+  return inner_.get() == &optimizer && type_ == type_of(optimizer);
+}
 
 std::string_view OptimizerCore::update_name() const { return update_->name(); }
 

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <typeindex>
 
 #include "accelerate/optim/step_result.h"
 #include "accelerate/optim/sync_schedule.h"
@@ -27,6 +28,9 @@ class OptimizerCore {
   void zero_grad();
   torch::optim::Optimizer& inner() const { return *inner_; }
   const SyncSchedule& sync() const { return *sync_; }
+  /// Whether this was built for `optimizer`. An address alone does not say so: the optimizer may be gone and another
+  /// one stand in its place.
+  bool is_for(const torch::optim::Optimizer& optimizer) const;
   /// Empty before the first call of `step()`.
   const std::optional<StepResult>& last_step() const { return last_step_; }
   std::string_view update_name() const;
@@ -35,6 +39,7 @@ class OptimizerCore {
   std::shared_ptr<torch::optim::Optimizer> inner_;
   std::shared_ptr<SyncSchedule> sync_;
   std::unique_ptr<Update> update_;
+  std::type_index type_;  ///< of *inner_, when this was built
   std::optional<StepResult> last_step_;
   int64_t last_window_ = 0;
 };
