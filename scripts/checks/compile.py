@@ -62,7 +62,7 @@ class Compilation:
 
     def run(self, compiler, arguments, text):
         return subprocess.run([compiler, *self.flags, *arguments, "-x", "c++", "-"],
-                              input=text, capture_output=True, text=True)
+                              input=text, capture_output=True, text=True, cwd=self.tree.root)
 
 
 def _first_error(output):
