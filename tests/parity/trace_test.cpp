@@ -2,6 +2,7 @@
 #include <torch/torch.h>
 
 #include <exception>
+#include <ostream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -28,6 +29,7 @@ struct Family {
   const char* name;
   const char* prefix;
 };
+void PrintTo(const Family& family, std::ostream* out) { *out << family.name; }
 constexpr Family kFamilies[] = {
     {"AdamWWithoutAccumulation", "adamw-float64-every1-"},
     {"AdamWEverySecondStep", "adamw-float64-every2-"},
