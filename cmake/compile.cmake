@@ -10,6 +10,10 @@ target_compile_features(accelerate_compile INTERFACE cxx_std_20)
 target_compile_options(accelerate_compile INTERFACE
   # Executables too: a precompiled header is refused where PIC and PIE differ.
   -fPIC -Wall -Wextra $<$<BOOL:${ACCELERATE_WERROR}>:-Werror>)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  # False alarms of g++ 12 inside std::string where strings are added (GCC bugs 105329 and 105651).
+  target_compile_options(accelerate_compile INTERFACE -Wno-restrict -Wno-stringop-overflow -Wno-array-bounds)
+endif()
 target_include_directories(accelerate_compile INTERFACE "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}/generated")
 target_link_libraries(accelerate_compile INTERFACE LibTorch::cpu Threads::Threads)
 if(ACCELERATE_SANITIZE)
