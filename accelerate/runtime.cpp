@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "accelerate/core/error.h"
+#include "accelerate/core/heap.h"
 
 namespace accelerate::internal {
 namespace {
@@ -36,7 +37,9 @@ Runtime::Runtime(Plan plan, LogSink sink)
       sync_(std::make_shared<SyncSchedule>(
           SyncSchedule::Rule{.num_steps = plan_.accumulation.num_steps,
                              .sync_with_dataloader = plan_.accumulation.sync_with_dataloader},
-          active_loaders_)) {}
+          active_loaders_)) {
+  if (plan_.device.is_cpu()) keep_freed_memory();
+}
 
 void Runtime::prepare(std::span<PrepareItem> items) {
   sync_->require_open("prepare");
