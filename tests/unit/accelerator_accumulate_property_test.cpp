@@ -37,9 +37,9 @@ std::vector<at::Tensor> train(const Run& run, int64_t micro_steps, int64_t rows)
   Mlp net(11);
   const std::shared_ptr<torch::optim::Optimizer> stock = make_optimizer(run.kind, net->parameters());
   const auto [x, y] = make_batch(run.updates * micro_steps * rows, 12);
-  auto [model, optimizer, loader, scheduler] = accelerator.prepare(
-      net, stock, accelerate::DataLoader(accelerate::TensorDataset(x, y), {.batch_size = rows}),
-      accelerate::cosine({.warmup_steps = 1, .total_steps = run.updates + 1}));
+  auto [model, optimizer, loader, scheduler] =
+      accelerator.prepare(net, stock, accelerate::DataLoader(accelerate::TensorDataset(x, y), {.batch_size = rows}),
+                          accelerate::cosine({.warmup_steps = 1, .total_steps = run.updates + 1}));
   for (auto& [input, target] : loader) {
     auto window = accelerator.accumulate(model);
     accelerator.backward(mse(model(input), target));

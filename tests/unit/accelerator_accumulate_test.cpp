@@ -157,9 +157,9 @@ TEST(Accumulate, TheOriginalsExampleWithNumbers) {
   line->to(torch::kDouble);
   torch::nn::init::zeros_(line->weight);
   const auto x = torch::arange(1, 9, torch::kDouble).unsqueeze(1);
-  auto [model, optimizer, loader] = accelerator.prepare(
-      line, torch::optim::SGD(line->parameters(), 0.02),
-      accelerate::DataLoader(accelerate::TensorDataset(x, at::Tensor(2 * x)), {.batch_size = 2}));
+  auto [model, optimizer, loader] =
+      accelerator.prepare(line, torch::optim::SGD(line->parameters(), 0.02),
+                          accelerate::DataLoader(accelerate::TensorDataset(x, at::Tensor(2 * x)), {.batch_size = 2}));
   for (auto& [input, target] : loader) {
     auto window = accelerator.accumulate(model);
     accelerator.backward(mse(model(input), target));
@@ -209,8 +209,7 @@ TEST(Accumulate, TwoStepsInOneWindowAreRefused) {
 TEST(Accumulate, AWindowAroundTheWholeLoopIsRefusedAtTheSecondBatch) {
   Accelerator accelerator({.gradient_accumulation_steps = 2});
   Mlp net(1);
-  auto [model, optimizer, loader] =
-      accelerator.prepare(net, torch::optim::SGD(net->parameters(), 0.1), make_loader(4));
+  auto [model, optimizer, loader] = accelerator.prepare(net, torch::optim::SGD(net->parameters(), 0.1), make_loader(4));
   auto window = accelerator.accumulate(model);
   int batches = 0;
   EXPECT_THROW(

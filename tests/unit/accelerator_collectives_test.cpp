@@ -84,8 +84,7 @@ TEST(GatherForMetrics, LeavesScalarsAndShorterTensorsAndCutsEveryLeaf) {
 
 TEST(GatherForMetrics, WithDropLastNothingIsCutAndALineSaysSo) {
   std::vector<std::string> lines;
-  Accelerator accelerator(
-      {.log_sink = [&](accelerate::LogLevel, std::string_view line) { lines.emplace_back(line); }});
+  Accelerator accelerator({.log_sink = [&](accelerate::LogLevel, std::string_view line) { lines.emplace_back(line); }});
   auto loader = accelerator.prepare(make_loader(11, {.batch_size = 5, .drop_last = true}));
   std::vector<int64_t> sizes;
   for ([[maybe_unused]] auto& batch : loader) sizes.push_back(accelerator.gather_for_metrics(torch::arange(9)).size(0));
@@ -99,7 +98,8 @@ TEST(GatherForMetrics, TheInnermostLoaderCounts) {
   auto [outer, inner] = accelerator.prepare(make_loader(5, {.batch_size = 4}), make_loader(7, {.batch_size = 4}));
   std::vector<int64_t> sizes;
   for ([[maybe_unused]] auto& batch : outer) {
-    for ([[maybe_unused]] auto& other : inner) sizes.push_back(accelerator.gather_for_metrics(torch::arange(4)).size(0));
+    for ([[maybe_unused]] auto& other : inner)
+      sizes.push_back(accelerator.gather_for_metrics(torch::arange(4)).size(0));
     sizes.push_back(accelerator.gather_for_metrics(torch::arange(4)).size(0));
   }
   EXPECT_EQ(sizes, (std::vector<int64_t>{4, 3, 4, 4, 3, 1}));

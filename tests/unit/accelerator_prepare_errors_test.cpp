@@ -73,8 +73,9 @@ TEST_F(PrepareRefuses, AnEmptySchedule) {
 
 TEST_F(PrepareRefuses, ASchedulerWhoseOptimizerIsNotPrepared) {
   accelerate::Scheduler scheduler(sgd, accelerate::constant());
-  expect_error<UsageError>([&] { accelerator.prepare(net, scheduler); },
-                           {"prepare", "not given to prepare()", "its optimizer by reference, in this call or before", "Give both"});
+  expect_error<UsageError>(
+      [&] { accelerator.prepare(net, scheduler); },
+      {"prepare", "not given to prepare()", "its optimizer by reference, in this call or before", "Give both"});
 }
 
 TEST_F(PrepareRefuses, HandlesOfAnotherAccelerator) {

@@ -107,7 +107,8 @@ TEST(State, OneProcessOnTheCpu) {
 
 TEST(State, FollowsTheOptions) {
   const Accelerator accelerator(
-      {.mixed_precision = "bf16", .gradient_accumulation_plugin = accelerate::GradientAccumulationPlugin{.num_steps = 3}});
+      {.mixed_precision = "bf16",
+       .gradient_accumulation_plugin = accelerate::GradientAccumulationPlugin{.num_steps = 3}});
   EXPECT_EQ(accelerator.mixed_precision(), "bf16");
   EXPECT_EQ(accelerator.gradient_accumulation_steps(), 3);
 }
@@ -125,8 +126,8 @@ class Variable {
 TEST(PlanOfAnAccelerator, DefaultsSayThatTheyAreDefaults) {
   const Accelerator accelerator;
   const accelerate::Fields& plan = accelerator.plan();
-  for (const char* name : {"mixed_precision", "gradient_accumulation_steps", "sync_with_dataloader",
-                           "step_scheduler_with_optimizer"}) {
+  for (const char* name :
+       {"mixed_precision", "gradient_accumulation_steps", "sync_with_dataloader", "step_scheduler_with_optimizer"}) {
     EXPECT_EQ(plan.at(name).source, "default") << name;
   }
   EXPECT_EQ(plan.at("mixed_precision").value, "no");
@@ -139,9 +140,8 @@ TEST(PlanOfAnAccelerator, DefaultsSayThatTheyAreDefaults) {
 }
 
 TEST(PlanOfAnAccelerator, ArgumentsSayThatTheyAreArguments) {
-  const Accelerator accelerator({.mixed_precision = "bf16",
-                                 .gradient_accumulation_steps = 4,
-                                 .step_scheduler_with_optimizer = false});
+  const Accelerator accelerator(
+      {.mixed_precision = "bf16", .gradient_accumulation_steps = 4, .step_scheduler_with_optimizer = false});
   const accelerate::Fields& plan = accelerator.plan();
   EXPECT_EQ(plan.at("mixed_precision").value, "bf16");
   EXPECT_EQ(plan.at("mixed_precision").source, "argument");

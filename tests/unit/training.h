@@ -27,10 +27,9 @@ struct Words {
 /// `action` must throw an `E` whose parts say what `words` asks for.
 template <class E>
 void expect_error(const std::function<void()>& action, const Words& words) {
-  EXPECT_THAT(action, accelerate::support::ThrowsError<E>({.place = words.place,
-                                                           .got = words.got,
-                                                           .expected = words.expected,
-                                                           .remedy = words.remedy}));
+  EXPECT_THAT(action,
+              accelerate::support::ThrowsError<E>(
+                  {.place = words.place, .got = words.got, .expected = words.expected, .remedy = words.remedy}));
 }
 
 /// Two linear layers with a tanh between, weights drawn from `seed`.
