@@ -3,6 +3,7 @@
 
 #include <torch/torch.h>
 
+#include <string>
 #include <vector>
 
 #include "accelerate/accelerate.h"
@@ -57,7 +58,7 @@ int main() {
     optimizer.step();
     optimizer.zero_grad();
     recent += 0.1 * (static_cast<double>(steps) - recent);
-    if ((episode + 1) % 30 == 0) accelerator.print("episode ", episode + 1, ": ", recent, " steps");
+    if ((episode + 1) % 30 == 0) accelerator.print("episode", std::to_string(episode + 1) + ":", recent, "steps");
   }
   accelerator.end_training();
   return recent < 1.5 * (kCells - 1) ? 0 : 1;

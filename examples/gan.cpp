@@ -70,7 +70,7 @@ int main() {
   const torch::NoGradGuard no_grad;
   const at::Tensor radius = generator(torch::randn({1000, kNoise}, accelerator.device())).norm(2, 1);
   const double mean = radius.mean().item<double>(), spread = radius.std().item<double>();
-  accelerator.print("radius ", mean, " +- ", spread, ", the circle's is 1 +- 0");
+  accelerator.print("radius", mean, "+-", spread, "(the circle's is 1 +- 0)");
   accelerator.end_training();
   return std::abs(mean - 1) < 0.1 && spread < 0.2 ? 0 : 1;
 }

@@ -1,0 +1,110 @@
+// The example programs, run as a newcomer runs them.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace {
+
+using testing::HasSubstr;
+
+struct Finished {
+  int status = -1;
+  std::string output;  // standard output and standard error together
+  std::string last_line() const {
+    const size_t end = output.find_last_not_of('\n');
+    const size_t before = output.rfind('\n', end);
+    return output.substr(before + 1, end - before);
+  }
+};
+
+Finished run(const std::string& arguments) {
+  const std::string command = "(" ACCELERATE_EXAMPLES_DIR "/" + arguments + ") 2>&1";
+  std::FILE* pipe = popen(command.c_str(), "r");
+  Finished result;
+  char piece[4096];
+  for (size_t count; (count = std::fread(piece, 1, sizeof piece, pipe)) > 0;) result.output.append(piece, count);
+  const int status = pclose(pipe);
+  result.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  return result;
+}
+
+class DigitsProgram : public testing::Test {
+ protected:
+  void SetUp() override {
+    const auto* test = testing::UnitTest::GetInstance()->current_test_info();
+    out_ = std::filesystem::path(testing::TempDir()) / (std::string("digits_program_") + test->name());
+    std::filesystem::remove_all(out_);
+  }
+  void TearDown() override { std::filesystem::remove_all(out_); }
+  Finished digits(const std::string& arguments) { return run("digits --out " + out_.string() + " " + arguments); }
+
+  std::filesystem::path out_;
+};
+
+TEST_F(DigitsProgram, KeepsItsPromises) {
+  const Finished training = digits("");
+  ASSERT_EQ(training.status, 0) << training.output;
+  EXPECT_THAT(training.output, HasSubstr("epoch 15/15  loss "));
+  EXPECT_THAT(training.output, HasSubstr("learning rate"));
+  EXPECT_TRUE(std::filesystem::exists(out_ / "model.safetensors"));
+
+  const auto summary = nlohmann::json::parse(training.last_line());
+  EXPECT_EQ(summary.size(), 10u);
+  EXPECT_EQ(summary.at("example"), "digits");
+  EXPECT_EQ(summary.at("processes"), 1);
+  EXPECT_EQ(summary.at("train_samples"), 1437);
+  EXPECT_EQ(summary.at("test_samples"), 360);
+  EXPECT_EQ(summary.at("epochs"), 15);
+  EXPECT_GE(summary.at("accuracy").get<double>(), 0.98);
+  EXPECT_NEAR(summary.at("loss_first").get<double>(), 2.303, 0.3) << "ln 10: nothing is known yet";
+  EXPECT_LT(summary.at("loss").get<double>(), 0.1);
+  EXPECT_GT(summary.at("seconds").get<double>(), 0);
+  EXPECT_GT(summary.at("samples_per_second").get<double>(), 0);
+}
+
+TEST_F(DigitsProgram, TrainsInBf16WithAccumulation) {
+  const Finished training = digits("--mixed-precision bf16 --gradient-accumulation-steps 2");
+  ASSERT_EQ(training.status, 0) << training.output;
+  EXPECT_GE(nlohmann::json::parse(training.last_line()).at("accuracy").get<double>(), 0.98);
+}
+
+TEST_F(DigitsProgram, IsTheSameRunForTheSameSeedAndAnotherForAnother) {
+  const auto losses = [this](const std::string& seed) {
+    const auto summary = nlohmann::json::parse(digits("--epochs 1 --seed " + seed + " 2>/dev/null").last_line());
+    return std::pair(summary.at("loss_first").get<double>(), summary.at("loss").get<double>());
+  };
+  const auto third = losses("3");
+  EXPECT_EQ(third, losses("3"));
+  EXPECT_NE(third, losses("4"));
+}
+
+TEST_F(DigitsProgram, FailsWhereAPromiseIsNotKept) {
+  const Finished training = digits("--epochs 1");
+  EXPECT_EQ(training.status, 1) << "one epoch does not reach 0.98";
+  EXPECT_THAT(training.output, HasSubstr("expected accuracy >= 0.98"));
+}
+
+TEST_F(DigitsProgram, SaysWhatIsWrongWithItsData) {
+  const Finished training = digits("--data /nowhere.csv.gz");
+  EXPECT_EQ(training.status, 1);
+  EXPECT_THAT(training.output, HasSubstr("digits: [digits data /nowhere.csv.gz] The file cannot be opened"));
+}
+
+TEST(GanProgram, DrawsACircle) {
+  const Finished training = run("gan");
+  EXPECT_EQ(training.status, 0) << training.output;
+  EXPECT_THAT(training.output, HasSubstr("radius"));
+}
+
+TEST(ActorCriticProgram, LearnsToWalkStraight) {
+  const Finished training = run("actor_critic");
+  EXPECT_EQ(training.status, 0) << training.output;
+  EXPECT_THAT(training.output, HasSubstr("episode 150:"));
+}
+
+}  // namespace
