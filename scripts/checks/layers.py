@@ -42,6 +42,9 @@ def _allowed():
 
 ALLOWED = _allowed()
 
+# They start in milliseconds, or stand below everything.
+_WITHOUT_LIBTORCH = {"core", "launch", "cli"}
+
 
 def component(path):
     """`accelerate/optim/clip.h` belongs to optim, `accelerate/model.cpp` and `accelerate/model_x.cpp` to model."""
@@ -58,6 +61,9 @@ def include_order(tree):
             continue
         for include in tree.source(path).includes:
             if not include.quoted:
+                if own in _WITHOUT_LIBTORCH and include.target.startswith(("torch/", "ATen/", "c10/")):
+                    yield Finding(path, include.line, "include-order", f"<{include.target}> in {own}",
+                                  "no header of LibTorch", "Put it into a folder above")
                 continue
             if not include.target.startswith("accelerate/"):
                 yield Finding(path, include.line, "include-order", f'"{include.target}"', '"accelerate/..." or <...>',

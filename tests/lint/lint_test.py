@@ -6,7 +6,7 @@ from pathlib import Path
 
 from checks import __main__ as program
 from checks import compile as compilation
-from checks import headers, layers, layout, programs, sizes, words
+from checks import headers, layers, layout, mutations, programs, sizes, words
 from checks.cache import Cache
 from checks.cpp import Source
 from checks.tree import Tree
@@ -50,7 +50,7 @@ class Lexing(unittest.TestCase):
 class IncludeOrder(RuleTest):
     def test_upwards_sideways_and_foreign_paths(self):
         files = {
-            "accelerate/core/a.h": '#include "accelerate/tensor/b.h"\n',
+            "accelerate/core/a.h": '#include "accelerate/tensor/b.h"\n#include <ATen/core/Tensor.h>\n',
             "accelerate/tensor/b.h": '#include "accelerate/core/a.h"\n#include "core/a.h"\n#include "accelerate/core/z.h"\n',
             "accelerate/data/c.h": '#include "accelerate/precision/d.h"\n',
             "accelerate/precision/d.h": '#include "accelerate/comm/group.h"\n#include "accelerate/precision/d.h"\n',
@@ -59,7 +59,7 @@ class IncludeOrder(RuleTest):
         }
         rule = "include-order"
         self.assertEqual(
-            [("accelerate/core/a.h", 1, rule), ("accelerate/data/c.h", 1, rule), ("accelerate/misplaced/e.h", 1, rule),
+            [("accelerate/core/a.h", 1, rule), ("accelerate/core/a.h", 2, rule), ("accelerate/data/c.h", 1, rule), ("accelerate/misplaced/e.h", 1, rule),
              ("accelerate/tensor/b.h", 2, rule), ("accelerate/tensor/b.h", 3, rule)],
             self.places(layers.include_order, files))
 
@@ -220,6 +220,28 @@ class Format(RuleTest):
                          [(f.path, f.line, f.rule) for f in layout.clang_format(tree, program, Cache(None))])
         self.assertEqual(["accelerate/a.cpp"], list(layout.write_formatted(tree, program)))
         self.assertEqual([], list(layout.clang_format(Tree(self.root), program, Cache(None))))
+
+
+class Mutations(RuleTest):
+    PATCH = "A mistake.\n--- a/x.cpp\n+++ b/x.cpp\n@@ -1,3 +1,3 @@\n a\n-b\n+c\n d\n"
+
+    def mutation(self, patch):
+        self.tree({"01-x.patch": patch})
+        return mutations.read_all(self.root)[0]
+
+    def test_one_line_changes_or_goes(self):
+        self.assertEqual("0\na\nc\nd\n", self.mutation(self.PATCH).apply("0\na\nb\nd\n"))
+        self.assertEqual("a\nd\n", self.mutation(self.PATCH.replace("+c\n", "")).apply("a\nb\nd\n"))
+
+    def test_lines_that_are_gone_or_not_unique(self):
+        for text in ["a\nB\nd\n", "a\nb\nd\na\nb\nd\n"]:
+            with self.assertRaisesRegex(mutations.DoesNotApply, "01-x.patch"):
+                self.mutation(self.PATCH).apply(text)
+
+    def test_patches_of_another_form(self):
+        for patch in [self.PATCH.replace("-b\n", "-b\n-b\n"), self.PATCH.split("\n", 1)[1], self.PATCH * 2]:
+            with self.assertRaises(mutations.DoesNotApply):
+                self.mutation(patch)
 
 
 class Program(unittest.TestCase):
