@@ -46,7 +46,13 @@ void FusedUpdate::step() {
     optimizer_.step();
     return;
   }
-  for (auto& group : optimizer_.param_groups()) step_group(group);
+  for (auto& group : optimizer_.param_groups()) {
+    step_group(group);
+    // The kernels leave the versions alone, and autograd would walk a graph over the old weights with the new ones.
+    for (const at::Tensor& parameter : group.params()) {
+      if (parameter.grad().defined()) parameter.unsafeGetTensorImpl()->bump_version();
+    }
+  }
 }
 
 }  // namespace accelerate::internal

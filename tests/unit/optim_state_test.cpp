@@ -94,6 +94,32 @@ TEST(OptimizerState, AnOptimizerMovedIntoPrepareKeepsItsState) {
   EXPECT_EQ(state_of(optimizer, net->out->weight).step(), 2);
 }
 
+// As after a stock step: autograd notices that weights it saved have been overwritten, instead of mixing old and new.
+TEST(Step, AGraphOverTheOldWeightsCannotBeWalkedAfterwards) {
+  const std::vector<training::MakeOptimizer> makes{
+      [](const auto& p) { return std::make_unique<AdamW>(p); },
+      [](const auto& p) { return std::make_unique<torch::optim::Adam>(p); },
+      [](const auto& p) { return std::make_unique<torch::optim::SGD>(p, torch::optim::SGDOptions(0.1).momentum(0.9)); },
+      [](const auto& p) { return std::make_unique<torch::optim::RMSprop>(p); },
+  };
+  for (const auto& make : makes) {
+    Mlp net(1);
+    const std::shared_ptr<torch::optim::Optimizer> stock = make(net->parameters());
+    Accelerator accelerator;
+    auto [model, optimizer] = accelerator.prepare(net, stock);
+    const auto [x, y] = make_batch(4, 1);
+    const auto loss = mse(model(x), y);
+    accelerator.backward(loss, {.retain_graph = true});
+    optimizer.step();
+    try {
+      accelerator.backward(loss);
+      ADD_FAILURE() << optimizer.core()->update_name() << ": the second backward mixed old and new weights";
+    } catch (const c10::Error& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr("modified by an inplace operation"));
+    }
+  }
+}
+
 TEST(ParameterIdentity, HoldsOverPrepareFiftyStepsAndLoading) {
   const accelerate::support::TemporaryFolder folder;
   Mlp net(1, torch::kFloat);
