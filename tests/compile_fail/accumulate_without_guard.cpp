@@ -1,9 +1,9 @@
-// expect: keep the guard
-#include <torch/torch.h>
-
+// expect: keep the guard: `auto window = accelerator.accumulate\(model\);`
 #include "accelerate/accelerate.h"
 
 #pragma GCC diagnostic error "-Wunused-result"
-void use(accelerate::Accelerator& accelerator, const accelerate::Model<torch::nn::LinearImpl>& model) {
-  accelerator.accumulate(model);
-}
+#pragma GCC diagnostic error "-Wunused-value"
+
+struct Net;
+
+void use(accelerate::Accelerator& accelerator, const accelerate::Model<Net>& model) { accelerator.accumulate(model); }

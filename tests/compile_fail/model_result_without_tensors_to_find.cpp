@@ -1,5 +1,5 @@
 // expect: the library has to find the tensors in what forward\(\) returns.*specialise accelerate::Flatten<YourType>
-#include <torch/torch.h>
+#include <torch/nn/module.h>
 
 #include "accelerate/accelerate.h"
 
@@ -11,13 +11,8 @@ class Opaque {
   at::Tensor hidden_;
 };
 
-struct NetImpl : torch::nn::Module {
+struct Net : torch::nn::Module {
   Opaque forward(const at::Tensor& x) { return Opaque(x); }
 };
-TORCH_MODULE(Net);
 
-void use() {
-  accelerate::Accelerator accelerator;
-  auto model = accelerator.prepare(Net());
-  model(torch::ones({1}));
-}
+void use(const accelerate::Model<Net>& model, const at::Tensor& x) { model(x); }

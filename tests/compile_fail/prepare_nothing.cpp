@@ -1,9 +1,4 @@
 // expect: prepare\(\) takes at least one object
-#include <torch/torch.h>
-
 #include "accelerate/accelerate.h"
 
-void use() {
-  accelerate::Accelerator accelerator;
-  accelerator.prepare();
-}
+void use(accelerate::Accelerator& accelerator) { accelerator.prepare(); }

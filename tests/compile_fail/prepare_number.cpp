@@ -1,9 +1,4 @@
 // expect: prepare\(\) takes modules \(holder or std::shared_ptr\), torch::optim optimizers
-#include <torch/torch.h>
-
 #include "accelerate/accelerate.h"
 
-void use() {
-  accelerate::Accelerator accelerator;
-  accelerator.prepare(3);
-}
+void use(accelerate::Accelerator& accelerator) { accelerator.prepare(3); }

@@ -293,6 +293,14 @@ TEST(Accumulate, AnExceptionInTheBodyEndsTheWindow) {
   EXPECT_NO_THROW({ auto window = accelerator.accumulate(model); });
 }
 
+TEST(Accumulate, NeedsNoModelToCount) {
+  Accelerator accelerator({.gradient_accumulation_steps = 2});
+  { auto window = accelerator.accumulate(); }
+  EXPECT_FALSE(accelerator.sync_gradients());
+  auto window = accelerator.accumulate();
+  EXPECT_TRUE(accelerator.sync_gradients());
+}
+
 TEST(Accumulate, AModelOfAnotherAcceleratorIsRefused) {
   Accelerator accelerator, other;
   auto mine = accelerator.prepare(Mlp(1));

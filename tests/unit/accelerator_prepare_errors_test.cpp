@@ -91,6 +91,20 @@ TEST_F(PrepareRefuses, HandlesOfAnotherAccelerator) {
                            {"prepare", "that Accelerator's handle", "own handle", "Pass the original data loader"});
 }
 
+TEST_F(PrepareRefuses, ASchedulerHandleOfAnotherAccelerator) {
+  Accelerator other;
+  auto [model, optimizer, scheduler] = other.prepare(net, sgd, accelerate::constant());
+  expect_error<UsageError>([&, &scheduler = scheduler] { accelerator.prepare(net, scheduler); },
+                           {"prepare", "not given to prepare()", "its optimizer by reference", "Give both"});
+}
+
+TEST_F(PrepareRefuses, ASchedulerOverAnOptimizerGivenByValue) {
+  accelerate::Scheduler scheduler(sgd, accelerate::constant());
+  expect_error<UsageError>([&] { accelerator.prepare(net, std::move(sgd), scheduler); },
+                           {"prepare", "an optimizer given by value", "its optimizer by reference", "as an lvalue"});
+  EXPECT_EQ(sgd.param_groups().size(), 1u) << "the optimizer was not taken";
+}
+
 // All or nothing. What shows that a model was not registered: an optimizer over it is refused afterwards.
 
 TEST_F(PrepareRefuses, NothingIsRegisteredWhenALaterItemFails) {

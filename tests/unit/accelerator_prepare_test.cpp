@@ -149,6 +149,27 @@ TEST(Prepare, OptimizerByValueIsTakenOver) {
   EXPECT_EQ(learning_rate(optimizer), 0.5);
 }
 
+TEST(Prepare, AnOptimizerPreparedByReferenceIsNotTakenLater) {
+  Accelerator accelerator;
+  Mlp net;
+  torch::optim::SGD sgd(net->parameters(), 0.5);
+  auto [model, optimizer] = accelerator.prepare(net, sgd);
+  auto again = accelerator.prepare(std::move(sgd));
+  EXPECT_EQ(again.core(), optimizer.core());
+  EXPECT_EQ(&*again, &sgd);
+  EXPECT_EQ(learning_rate(optimizer), 0.5);
+}
+
+TEST(Prepare, OneOptimizerGivenTwiceIsOneOptimizerForASchedule) {
+  Accelerator accelerator;
+  Mlp net;
+  torch::optim::SGD sgd(net->parameters(), 1.0);
+  auto [model, first, second, scheduler] = accelerator.prepare(net, sgd, sgd, accelerate::linear({.total_steps = 2}));
+  first.step();
+  scheduler.step();
+  EXPECT_DOUBLE_EQ(learning_rate(sgd), 0.5);
+}
+
 TEST(Prepare, OptimizerBySharedPointerIsShared) {
   Accelerator accelerator;
   Mlp net;
