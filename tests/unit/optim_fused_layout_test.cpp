@@ -133,6 +133,18 @@ TEST_P(Layout, AGradientOfAnotherDtypeTakesTheStockStep) {
   EXPECT_LT(twin.distance(), 1e-6);
 }
 
+// `net->parameters()` lists a tied parameter under each of its names; LibTorch's optimizers then step it as often.
+TEST_P(Layout, AParameterListedTwiceIsSteppedAsOftenAsByTheStockStep) {
+  const auto twice = [](const std::vector<at::Tensor>& parameters) {
+    std::vector<at::Tensor> listed = parameters;
+    listed.push_back(parameters[0]);
+    return make()(listed);
+  };
+  Twin twin(twice);
+  for (int step = 0; step < 20; ++step) twin.step(step);
+  EXPECT_LT(twin.distance(), 1e-6);
+}
+
 TEST_P(Layout, AnEmptyParameter) {
   Twin twin(make());
   twin.both([](Side& side) {
