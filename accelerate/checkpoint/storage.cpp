@@ -10,6 +10,7 @@ int64_t StorageEntry::bytes() const {
     if (__builtin_mul_overflow(total, extent, &total)) {
       throw DataError({.place = name,
                        .what = "The tensor's shape has more bytes than 64 bits can count",
+                       .got = std::to_string(shape.size()) + " dimensions",
                        .expected = "a shape that fits into a file",
                        .remedy = "Write or copy the file again"});
     }

@@ -18,6 +18,8 @@ static_assert(std::endian::native == std::endian::little, "safetensors bytes are
 
 constexpr uint64_t kMaxHeader = 100'000'000;
 constexpr int64_t kLengthBytes = 8;
+// A header is an object of objects with lists of numbers. Printing or freeing deeper nests could exhaust the stack.
+constexpr int kMaxDepth = 2;
 
 struct DtypeName {
   at::ScalarType dtype;
@@ -65,6 +67,26 @@ size_t rank_of(at::ScalarType dtype) {
                    .remedy = "The file is damaged or no safetensors file; write or copy it again"});
 }
 
+/// JSON as text for a message, cut to a length that can be read.
+std::string excerpt(const nlohmann::json& value) {
+  constexpr size_t kLongest = 120;
+  std::string text = value.dump(/*indent=*/-1, /*indent_char=*/' ', /*ensure_ascii=*/true);
+  if (text.size() > kLongest) text.replace(kLongest, std::string::npos, "...");
+  return text;
+}
+
+std::string text_of(const nlohmann::ordered_json& header) {
+  try {
+    return header.dump();
+  } catch (const nlohmann::json::exception& error) {
+    throw UsageError({.place = "safetensors",
+                      .what = "A name or a metadata text is not valid UTF-8",
+                      .got = error.what(),
+                      .expected = "UTF-8, as JSON demands",
+                      .remedy = "Rename the module, parameter or buffer"});
+  }
+}
+
 /// Where each entry's bytes stand, counted from the first byte after the header.
 struct Placed {
   StorageEntry entry;
@@ -75,14 +97,19 @@ struct Placed {
 const Placed& find(const std::vector<Placed>& tensors, std::string_view name, int64_t offset, size_t size) {
   for (const Placed& tensor : tensors) {
     if (tensor.entry.name != name) continue;
-    if (offset >= 0 && offset + static_cast<int64_t>(size) <= tensor.end - tensor.begin) return tensor;
-    throw UsageError(
-        {.place = std::string(name),
-         .what = "The range lies outside the tensor",
-         .got = "bytes " + std::to_string(offset) + " to " + std::to_string(offset + static_cast<int64_t>(size)),
-         .expected = "at most " + std::to_string(tensor.end - tensor.begin)});
+    const int64_t held = tensor.end - tensor.begin;
+    if (offset >= 0 && offset <= held && static_cast<int64_t>(size) <= held - offset) return tensor;
+    throw UsageError({.place = std::string(name),
+                      .what = "The range lies outside the tensor",
+                      .got = std::to_string(size) + " bytes from byte " + std::to_string(offset),
+                      .expected = "a part of its " + std::to_string(held) + " bytes",
+                      .remedy = "Ask for bytes that the entry has"});
   }
-  throw UsageError({.place = std::string(name), .what = "The file has no tensor of this name"});
+  throw UsageError({.place = std::string(name),
+                    .what = "The file has no tensor of this name",
+                    .got = "\"" + std::string(name) + "\"",
+                    .expected = "one of its " + std::to_string(tensors.size()) + " entries",
+                    .remedy = "Use the names of the entries"});
 }
 
 class Writer final : public StorageWriter {
@@ -103,7 +130,7 @@ class Writer final : public StorageWriter {
       tensors_.push_back({std::move(entry), position, end});
       position = end;
     }
-    std::string text = header.dump();
+    std::string text = text_of(header);
     text.resize((text.size() + 7) / 8 * 8, ' ');  // tensor bytes start 8-byte aligned
     const uint64_t length = text.size();
     file_.write_at(0, std::as_bytes(std::span(&length, 1)));
@@ -160,19 +187,28 @@ class Reader final : public StorageReader {
     data_ = kLengthBytes + static_cast<int64_t>(length);
     if (text.empty() || text.front() != '{')
       reject(file_.path(), "The header is no JSON object", "another first byte", "{");
+    // The parser takes a zero byte for the end and would not look at what follows.
+    if (const size_t zero = text.find('\0'); zero != std::string::npos)
+      reject(file_.path(), "The header is not valid JSON", "a zero byte at " + std::to_string(zero),
+             "text without any");
     return text;
   }
 
   nlohmann::json parse(const std::string& text) const {
     std::set<std::string> names;
-    const auto refuse_duplicates = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
-      if (depth == 1 && event == nlohmann::json::parse_event_t::key && !names.insert(value.get<std::string>()).second) {
+    using Event = nlohmann::json::parse_event_t;
+    const auto check = [&](int depth, Event event, nlohmann::json& value) {
+      if (depth > kMaxDepth && (event == Event::object_start || event == Event::array_start)) {
+        reject(file_.path(), "The header is nested too deeply", "a value inside " + std::to_string(depth) + " others",
+               "entries of dtype, shape and data_offsets");
+      }
+      if (depth == 1 && event == Event::key && !names.insert(value.get<std::string>()).second) {
         reject(file_.path(), "The header names a tensor twice", "\"" + value.get<std::string>() + "\"", "unique names");
       }
       return true;
     };
     try {
-      nlohmann::json header = nlohmann::json::parse(text, refuse_duplicates);
+      nlohmann::json header = nlohmann::json::parse(text, check);
       if (!header.is_object()) reject(file_.path(), "The header is no JSON object", header.type_name(), "an object");
       return header;
     } catch (const nlohmann::json::exception& error) {
@@ -195,7 +231,7 @@ class Reader final : public StorageReader {
     const bool complete = value.is_object() && value.contains("dtype") && value["dtype"].is_string() &&
                           value.contains("shape") && value["shape"].is_array() && value.contains("data_offsets") &&
                           value["data_offsets"].is_array() && value["data_offsets"].size() == 2;
-    if (!complete) bad(value.dump(), "dtype, shape and two data_offsets");
+    if (!complete) bad(excerpt(value), "dtype, shape and two data_offsets");
     const auto dtype_name = value["dtype"].get<std::string>();
     const auto dtype =
         std::find_if(kDtypes.begin(), kDtypes.end(), [&](const DtypeName& d) { return d.name == dtype_name; });
@@ -208,10 +244,10 @@ class Reader final : public StorageReader {
     try {
       bytes = placed.entry.bytes();
     } catch (const DataError&) {
-      bad("shape " + value["shape"].dump(), "a shape that fits into a file");
+      bad("shape " + excerpt(value["shape"]), "a shape that fits into a file");
     }
     if (placed.end < placed.begin || placed.end - placed.begin != bytes) {
-      bad("data_offsets " + value["data_offsets"].dump(), std::to_string(bytes) + " bytes as dtype and shape say");
+      bad("data_offsets " + excerpt(value["data_offsets"]), std::to_string(bytes) + " bytes as dtype and shape say");
     }
     return placed;
   }
@@ -221,7 +257,7 @@ class Reader final : public StorageReader {
     std::vector<int64_t> out;
     for (const auto& item : list) {
       const bool fits = item.is_number_unsigned() && item.get<uint64_t>() <= static_cast<uint64_t>(INT64_MAX);
-      if (!fits) bad(item.dump(), "whole numbers from 0 to 2^63 - 1");
+      if (!fits) bad(excerpt(item), "whole numbers from 0 to 2^63 - 1");
       out.push_back(item.get<int64_t>());
     }
     return out;
@@ -239,9 +275,10 @@ class Reader final : public StorageReader {
       }
       position = tensor.end;
     }
-    if (data_ + position != file_.size()) {
-      reject(file_.path(), "The file's length does not fit its header", std::to_string(file_.size()) + " bytes",
-             std::to_string(data_ + position));
+    const int64_t available = file_.size() - data_;
+    if (position != available) {
+      reject(file_.path(), "The file's length does not fit its header",
+             std::to_string(available) + " bytes after the header", std::to_string(position));
     }
   }
 
