@@ -16,7 +16,8 @@ const Field& Fields::at(std::string_view name) const {
   throw UsageError({.place = "plan",
                     .what = "There is no such field",
                     .got = "\"" + std::string(name) + "\"",
-                    .expected = "one of " + known});
+                    .expected = "one of " + known,
+                    .remedy = "Ask for one of these names"});
 }
 
 std::string Fields::text() const {

@@ -34,6 +34,7 @@ AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
     throw DataError({.place = path_,
                      .what = "The folder cannot be created",
                      .got = error.message(),
+                     .expected = "a folder, or a place where one can be made",
                      .remedy = "Choose a folder that you may write to"});
   }
   const std::string stem = path_ + ".tmp-" + std::to_string(::getpid()) + "-";
@@ -82,14 +83,17 @@ void AtomicFile::fail(const std::string& what) const {
   throw DataError({.place = path_,
                    .what = what,
                    .got = why,
+                   .expected = "room and permission to write it",
                    .remedy = "What was there before is unchanged; free some space or choose another folder"});
 }
 
 FileReader::FileReader(std::string path) : path_(std::move(path)) {
-  descriptor_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+  // Without O_NONBLOCK a pipe would be waited for until somebody writes.
+  descriptor_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   struct stat status {};
-  if (descriptor_ < 0 || ::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
-    const std::string why = descriptor_ >= 0 && S_ISDIR(status.st_mode) ? "a folder" : reason();
+  const bool opened = descriptor_ >= 0 && ::fstat(descriptor_, &status) == 0;
+  if (!opened || !S_ISREG(status.st_mode)) {
+    const std::string why = !opened ? reason() : S_ISDIR(status.st_mode) ? "a folder" : "no regular file";
     if (descriptor_ >= 0) ::close(descriptor_);
     throw DataError({.place = path_,
                      .what = "The file cannot be read",
