@@ -40,14 +40,27 @@ void describe_structure(const T& value, std::string& out) {
   if constexpr (is_optional<T>) {
     out += value ? "?" : "-";
     if (value) describe_structure(*value, out);
-  } else if constexpr (std::is_same_v<T, at::Tensor> || CustomFlatten<T>) {
+  } else if constexpr (std::is_same_v<T, at::Tensor>) {
     out += "t";
+  } else if constexpr (CustomFlatten<T>) {
+    out += "(";
+    for_each_tensor(value, [&](at::Tensor&) { out += "t"; });
+    out += ")";
   } else if constexpr (TupleLike<T>) {
     std::apply([&](const auto&... element) { (describe_structure(element, out), ...); }, value);
   } else if constexpr (MapLike<T>) {
     out += "{";
     for (const auto& [key, element] : value) {
-      if constexpr (Text<std::remove_cvref_t<decltype(key)>>) out += std::string(std::string_view(key)) + ":";
+      using Key = std::remove_cvref_t<decltype(key)>;
+      if constexpr (Text<Key>) {
+        out += std::string(std::string_view(key)) + ":";
+      } else if constexpr (std::is_enum_v<Key>) {
+        out += std::to_string(static_cast<std::underlying_type_t<Key>>(key)) + ":";
+      } else {
+        static_assert(std::is_arithmetic_v<Key>,
+                      "accelerate: maps are stacked by key, and the keys have to be texts, numbers or enumerators.");
+        out += std::to_string(key) + ":";
+      }
       describe_structure(element, out);
     }
     out += "}";

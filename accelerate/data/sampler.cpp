@@ -43,14 +43,12 @@ std::vector<int64_t> shuffled_order(int64_t size, uint64_t seed, int64_t epoch) 
   return order;
 }
 
-int64_t BatchPlan::batches() const {
-  return drop_last ? samples / batch_size : (samples + batch_size - 1) / batch_size;
-}
+int64_t BatchPlan::batches() const { return samples / batch_size + (!drop_last && samples % batch_size != 0 ? 1 : 0); }
 
 std::span<const int64_t> BatchPlan::batch(std::span<const int64_t> order, int64_t index) const {
   const int64_t begin = index * batch_size;
-  const int64_t end = std::min(begin + batch_size, samples);
-  return order.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+  const int64_t size = std::min(batch_size, samples - begin);
+  return order.subspan(static_cast<size_t>(begin), static_cast<size_t>(size));
 }
 
 int64_t BatchPlan::remainder() const { return drop_last ? -1 : samples % batch_size; }
