@@ -107,7 +107,7 @@ class Accelerator {
   void print(const Values&... values) const {
     if (!is_local_main_process()) return;
     std::ostringstream line;
-    const char* separator = "";
+    [[maybe_unused]] const char* separator = "";
     ((line << separator << values, separator = " "), ...);
     print_line(line.str());
   }
