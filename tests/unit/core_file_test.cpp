@@ -1,14 +1,15 @@
 #include "accelerate/core/file.h"
 
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
-#include <memory>
+#include <filesystem>
+#include <iterator>
 #include <string>
 
 #include "tests/support/failing_disk.h"
@@ -315,12 +316,11 @@ TEST(FileReaderErrors, AFileThatShrankUnderIt) {
 
 TEST(FileReader, ReadersAndWritersGiveTheirDescriptorsBack) {
   const TemporaryFolder folder;
-  const auto next_descriptor = [] {
-    const int descriptor = ::open("/dev/null", O_RDONLY);
-    ::close(descriptor);
-    return descriptor;
+  const auto open_descriptors = [] {
+    const std::filesystem::directory_iterator all("/proc/self/fd");
+    return std::distance(begin(all), end(all));
   };
-  const int before = next_descriptor();
+  const auto before = open_descriptors();
   for (int i = 0; i < 5; ++i) {
     write_whole(folder / "a", "text");
     const FileReader reader(folder / "a");
@@ -328,7 +328,7 @@ TEST(FileReader, ReadersAndWritersGiveTheirDescriptorsBack) {
     EXPECT_THROW(FileReader(folder.path().string()), DataError);
     EXPECT_THROW(AtomicFile(folder / "a/b"), DataError);
   }
-  EXPECT_EQ(next_descriptor(), before);
+  EXPECT_EQ(open_descriptors(), before);
 }
 
 }  // namespace

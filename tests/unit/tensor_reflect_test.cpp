@@ -89,7 +89,8 @@ struct Mixed {
 static_assert(field_count<Mixed>() == 7, "an array, a nested struct and a move-only member are one field each");
 
 TEST(Reflect, FieldsOfManyKindsAreReferredTo) {
-  Mixed value{.owner = std::make_unique<int>(5)};
+  Mixed value;
+  value.owner = std::make_unique<int>(5);
   auto fields = tie_fields(value);
   EXPECT_EQ(&std::get<0>(fields), &value.tensor);
   EXPECT_EQ(&std::get<3>(fields), &value.array);
