@@ -33,6 +33,7 @@ function(accelerate_test_folder folder)
   target_compile_definitions(${target} PRIVATE ACCELERATE_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   gtest_discover_tests(${target}
     TEST_PREFIX ${folder}/
+    NO_PRETTY_VALUES  # else a parameter that cannot be printed puts its bytes into the test's name
     DISCOVERY_TIMEOUT 120
     PROPERTIES LABELS ${folder} TIMEOUT 300)
   # A property that is a list does not pass through gtest_discover_tests(): it is set where the tests are added.
