@@ -13,9 +13,7 @@ foreach(variable
   list(APPEND ACCELERATE_TEST_ENVIRONMENT ${variable}=unset:)
 endforeach()
 if(ACCELERATE_SANITIZE)
-  list(APPEND ACCELERATE_TEST_ENVIRONMENT
-    "LSAN_OPTIONS=set:suppressions=${PROJECT_SOURCE_DIR}/cmake/lsan.supp:print_suppressions=0"
-    UBSAN_OPTIONS=set:print_stacktrace=1)
+  list(APPEND ACCELERATE_TEST_ENVIRONMENT UBSAN_OPTIONS=set:print_stacktrace=1)
 endif()
 
 # accelerate_test_folder(<folder>): its sources and those one folder below make <folder>_tests; every test is a process
