@@ -72,7 +72,8 @@ TEST_P(EnvironmentContract, TheAnswerDependsOnTheVariablesAlone) {
     const Environment environment(launch.variables);
     const auto once = GetParam().refusal(environment);
     EXPECT_EQ(GetParam().refusal(environment), once) << launch.launcher;
-    if (!once) EXPECT_EQ(GetParam().world(environment), GetParam().world(environment)) << launch.launcher;
+    if (once) continue;
+    EXPECT_EQ(GetParam().world(environment), GetParam().world(environment)) << launch.launcher;
   }
 }
 
@@ -105,7 +106,7 @@ TEST(DiscoverWorld, FindsOneProcessAndRefusesTheRestWithTheVariable) {
 }
 
 TEST(DiscoverWorld, ASizeThatIsNoNumberIsNamed) {
-  const Environment environment({{"WORLD_SIZE", "many"}});
+  const Environment environment(Variables{{"WORLD_SIZE", "many"}});
   EXPECT_THAT([&] { internal::discover_world(internal::builtin_environments(), environment); },
               ThrowsError<ConfigError>({.place = "WORLD_SIZE",
                                         .what = "not an integer",
@@ -121,7 +122,7 @@ TEST(DiscoverWorld, TheFirstEntryThatAppliesIsTaken) {
       {"a", never, [](const Environment&) -> World { throw std::logic_error("asked after a refusal"); }},
       {"b", always, [](const Environment&) { return World{.rank = 1, .size = 2}; }},
       {"c", always, [](const Environment&) { return World{}; }}};
-  const auto found = internal::discover_world(entries, Environment({}));
+  const auto found = internal::discover_world(entries, Environment(Variables{}));
   EXPECT_EQ(found.environment, "b");
   EXPECT_EQ(found.world, (World{.rank = 1, .size = 2}));
 }
@@ -130,7 +131,7 @@ TEST(DiscoverWorld, WhenNoneAppliesEveryReasonIsListed) {
   const std::vector<EnvironmentEntry> entries{
       {"a", [](const Environment&) -> std::optional<std::string> { return "too hot"; }, nullptr},
       {"b", [](const Environment&) -> std::optional<std::string> { return "too cold"; }, nullptr}};
-  EXPECT_THAT([&] { internal::discover_world(entries, Environment({})); },
+  EXPECT_THAT([&] { internal::discover_world(entries, Environment(Variables{})); },
               ThrowsError<ConfigError>({.place = "environment",
                                         .what = "No known way",
                                         .got = "a: too hot; b: too cold",

@@ -36,7 +36,7 @@ TEST(BadData, ADataSetOfNegativeSize) {
 TEST(BadData, TensorsWithoutRows) {
   const at::Tensor none = at::zeros({0, 3});
   EXPECT_THAT(
-      [&] { DataLoader loader(TensorDataset(none), {}); },
+      [&] { DataLoader loader(TensorDataset{none}, {}); },
       ThrowsError<DataError>(
           {.place = "DataLoader", .what = "empty", .got = "size() = 0", .expected = "1 or more", .remedy = "Check"}));
 }

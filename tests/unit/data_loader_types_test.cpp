@@ -244,7 +244,7 @@ TEST(LoaderTypes, ADataSetThatGivesBothIsAskedForBatches) {
 
 TEST(LoaderTypes, ExamplesAreNeitherCopiedNorMovedMoreThanNeeded) {
   const at::Tensor data = support::numbered_rows(4, 2);
-  DataLoader loader(TensorDataset(data), {.batch_size = 4});
+  DataLoader loader(TensorDataset{data}, {.batch_size = 4});
   for (auto& [rows] : loader) {
     rows.zero_();
     rows = at::Tensor();  // a batch is the user's until the next one
