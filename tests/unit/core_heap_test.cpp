@@ -10,6 +10,14 @@
 namespace accelerate::internal {
 namespace {
 
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kSanitized = true;
+#elif defined(__has_feature)
+constexpr bool kSanitized = __has_feature(address_sanitizer);
+#else
+constexpr bool kSanitized = false;
+#endif
+
 long page_faults() {
   rusage usage;
   getrusage(RUSAGE_SELF, &usage);
@@ -27,13 +35,7 @@ void step() {
 }
 
 TEST(KeepFreedMemory, AStepFindsThePagesOfTheStepBefore) {
-#if defined(__SANITIZE_ADDRESS__)
-  GTEST_SKIP() << "the sanitizer brings an allocator of its own";
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-  GTEST_SKIP() << "the sanitizer brings an allocator of its own";
-#endif
-#endif
+  if (kSanitized) GTEST_SKIP() << "the sanitizer brings an allocator of its own";
   keep_freed_memory();
   step();
   const long before = page_faults();
@@ -43,6 +45,7 @@ TEST(KeepFreedMemory, AStepFindsThePagesOfTheStepBefore) {
 }
 
 TEST(KeepFreedMemory, TakesNoMemoryItself) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizer brings an allocator of its own";
   const long before = page_faults();
   for (int i = 0; i < 100; ++i) keep_freed_memory();
   EXPECT_LT(page_faults() - before, 1000) << "100 buffers of 31 MiB are 793,600 pages";

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -58,10 +59,10 @@ void check_struct() {
   Struct<N> value;
   auto fields = tie_fields(value);
   static_assert(std::tuple_size_v<decltype(fields)> == N);
-  int sum = 0;
-  std::apply([&](auto&... field) { ((sum = sum * 13 + field, field = -field), ...); }, fields);
-  int expected = 0;
-  for (int i = 1; i <= static_cast<int>(N); ++i) expected = expected * 13 + i;
+  uint64_t sum = 0;  // may wrap around
+  std::apply([&](auto&... field) { ((sum = sum * 13 + static_cast<uint64_t>(field), field = -field), ...); }, fields);
+  uint64_t expected = 0;
+  for (uint64_t i = 1; i <= N; ++i) expected = expected * 13 + i;
   EXPECT_EQ(sum, expected) << "fields come in the order of their declaration; N = " << N;
   const Struct<N>& constant = value;
   int negative = 0;
