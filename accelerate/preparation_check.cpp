@@ -98,6 +98,7 @@ class Check {
                         .remedy = "Pass accelerate::Scheduler(optimizer, schedule) instead of the schedule"});
     }
     if (!item.schedule) throw_null("schedule");
+    item.schedule(0);  // one that throws must do so before the optimizer is touched
   }
 
   void learn_parameters(const torch::nn::Module& module) {

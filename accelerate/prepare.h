@@ -85,6 +85,8 @@ PrepareItem to_item(T&& object) {
   } else if constexpr (SharedOptimizer<U>) {
     return OptimizerItem{object};
   } else if constexpr (OptimizerClass<U>) {
+    static_assert(!std::is_const_v<std::remove_reference_t<T>>,
+                  "accelerate: prepare() steps the optimizer it is given, so it cannot take a const one.");
     OptimizerItem item{std::shared_ptr<torch::optim::Optimizer>(std::shared_ptr<void>(), &object)};
     if constexpr (!std::is_lvalue_reference_v<T>) {
       item.take = [](torch::optim::Optimizer& given) -> std::shared_ptr<torch::optim::Optimizer> {

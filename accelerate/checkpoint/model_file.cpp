@@ -133,14 +133,14 @@ LoadModelResult read_model(Strategy& strategy, const StorageFormat& format, cons
   add("wrong shapes", wrong_shapes);
   if (!problems.empty()) refuse(path, problems);
 
-  // Read everything before the first tensor changes: a disk that fails halfway must not leave a mixture.
+  // Read and convert everything before the first tensor changes: a failure halfway must not leave a mixture.
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> values;
   for (const Copy& copy : copies) {
     const Range held = copy.target->tensor.held;
     at::Tensor value = at::empty(copy.target->tensor.local.sizes(), at::TensorOptions(copy.source->dtype));
     reader->read(copy.source->name, held.begin * value.element_size(), bytes_of(value));
-    values.push_back(std::move(value));
+    values.push_back(value.to(copy.target->tensor.local.scalar_type()));
   }
   for (size_t i = 0; i < copies.size(); ++i) at::Tensor(copies[i].target->tensor.local).copy_(values[i]);
   return result;

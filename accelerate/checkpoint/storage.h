@@ -29,6 +29,7 @@ class StorageWriter {
  public:
   virtual ~StorageWriter() = default;
   virtual void write(std::string_view name, int64_t offset, std::span<const std::byte> bytes) = 0;
+  /// Throws UsageError when fewer bytes came than were declared.
   virtual void commit() = 0;
 };
 

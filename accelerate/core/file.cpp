@@ -72,10 +72,22 @@ void AtomicFile::commit() {
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("The finished file cannot be renamed");
   temporary_.clear();
   const int folder = ::open(parent_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder < 0) fail("The folder cannot be opened to make the rename durable");
-  const int result = ::fsync(folder);
+  if (folder < 0) fail_after_rename("The folder cannot be opened");
+  const int failure = ::fsync(folder) == 0 ? 0 : errno;
   ::close(folder);
-  if (result != 0 && errno != EINVAL) fail("The folder cannot be made durable");
+  errno = failure;
+  // Some file systems cannot synchronise a folder and say so with EINVAL.
+  if (failure != 0 && failure != EINVAL) fail_after_rename("The folder cannot be made durable");
+}
+
+void AtomicFile::fail_after_rename(const std::string& what) const {
+  const std::string why = reason();
+  throw DataError(
+      {.place = path_,
+       .what = what,
+       .got = why,
+       .expected = "a folder that can be synchronised",
+       .remedy = "The new file is in place, but a power failure could bring the old one back; write it again"});
 }
 
 void AtomicFile::fail(const std::string& what) const {

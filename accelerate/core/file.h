@@ -23,6 +23,7 @@ class AtomicFile {
 
  private:
   [[noreturn]] void fail(const std::string& what) const;
+  [[noreturn]] void fail_after_rename(const std::string& what) const;
   std::string path_;
   std::string temporary_;
   int descriptor_ = -1;

@@ -68,6 +68,7 @@ class DataLoader {
     explicit Iterator(std::unique_ptr<internal::LoaderPass> pass) : pass_(std::move(pass)), batch_(pass_->next()) {}
     Batch& operator*() const { return *static_cast<Batch*>(batch_); }
     Iterator& operator++() {
+      batch_ = nullptr;  // an error in fetching ends the pass
       batch_ = pass_->next();
       return *this;
     }
@@ -79,7 +80,8 @@ class DataLoader {
     void* batch_;
   };
 
-  /// Starts a pass. Each pass that ends counts one epoch; one broken off does not.
+  /// Starts a pass. Each pass that ends counts one epoch, unless `set_epoch` was called meanwhile; one
+  /// broken off does not.
   Iterator begin() const { return Iterator(std::make_unique<internal::LoaderPass>(core_)); }
   std::default_sentinel_t end() const { return {}; }
 

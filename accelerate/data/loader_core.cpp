@@ -57,10 +57,11 @@ std::shared_ptr<LoaderCore> LoaderCore::prepared(LoaderPlacement placement) cons
 
 int64_t LoaderCore::batches() const { return plan_of(samples_, options_).batches(); }
 
-LoaderPass::LoaderPass(std::shared_ptr<LoaderCore> loader) : loader_(std::move(loader)), epoch_(loader_->epoch_) {
+LoaderPass::LoaderPass(std::shared_ptr<LoaderCore> loader)
+    : loader_(std::move(loader)), epochs_set_(loader_->epochs_set_) {
   const DataLoaderOptions& options = loader_->options_;
-  order_ =
-      options.shuffle ? shuffled_order(loader_->samples_, *options.seed, epoch_) : sequential_order(loader_->samples_);
+  order_ = options.shuffle ? shuffled_order(loader_->samples_, *options.seed, loader_->epoch_)
+                           : sequential_order(loader_->samples_);
   progress_.remainder = plan_of(loader_->samples_, options).remainder();
   if (loader_->placement_) {
     loader_->placement_->active->enter(&progress_);
@@ -79,7 +80,8 @@ void* LoaderPass::next() {
   const BatchPlan plan = plan_of(loader_->samples_, loader_->options_);
   current_ = {};  // frees the last batch before the next one is made
   if (position_ == plan.batches()) {
-    if (loader_->epoch_ == epoch_) ++loader_->epoch_;
+    // An epoch that was set during the pass is the next one.
+    if (loader_->epochs_set_ == epochs_set_) ++loader_->epoch_;
     leave();
     return nullptr;
   }

@@ -53,7 +53,10 @@ class LoaderCore {
   int64_t batches() const;
   int64_t samples() const { return samples_; }
   const DataLoaderOptions& options() const { return options_; }
-  void set_epoch(int64_t epoch) { epoch_ = epoch; }
+  void set_epoch(int64_t epoch) {
+    epoch_ = epoch;
+    ++epochs_set_;
+  }
   int64_t epoch() const { return epoch_; }
 
  private:
@@ -62,7 +65,8 @@ class LoaderCore {
   Fetch fetch_;
   DataLoaderOptions options_;
   std::optional<LoaderPlacement> placement_;
-  int64_t epoch_ = 0;  ///< of the next pass
+  int64_t epoch_ = 0;       ///< of the next pass
+  int64_t epochs_set_ = 0;  ///< calls of set_epoch()
 };
 
 /// One pass over a loader; several may be in progress over one loader. Destroying it breaks the pass off.
@@ -80,7 +84,7 @@ class LoaderPass {
   void leave();
   std::shared_ptr<LoaderCore> loader_;
   std::vector<int64_t> order_;
-  int64_t epoch_;
+  int64_t epochs_set_;    ///< when the pass began
   int64_t position_ = 0;  ///< batches handed out
   Slot current_;
   LoaderProgress progress_;

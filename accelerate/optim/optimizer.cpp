@@ -7,7 +7,13 @@
 #include "accelerate/core/error.h"
 #include "accelerate/optim/update.h"
 
-namespace accelerate::internal {
+namespace accelerate {
+
+std::vector<torch::optim::OptimizerParamGroup>& Optimizer::param_groups() const {
+  return core_->inner().param_groups();
+}
+
+namespace internal {
 namespace {
 
 std::type_index type_of(const torch::optim::Optimizer& optimizer) { return typeid(optimizer); }
@@ -55,4 +61,5 @@ void OptimizerCore::zero_grad() {
   }
 }
 
-}  // namespace accelerate::internal
+}  // namespace internal
+}  // namespace accelerate

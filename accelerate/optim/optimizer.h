@@ -5,13 +5,15 @@
 #include <optional>
 #include <string_view>
 #include <typeindex>
+#include <vector>
 
 #include "accelerate/optim/step_result.h"
 #include "accelerate/optim/sync_schedule.h"
 
 namespace torch::optim {
 class Optimizer;
-}
+class OptimizerParamGroup;
+}  // namespace torch::optim
 
 namespace accelerate {
 namespace internal {
@@ -61,10 +63,12 @@ class Optimizer {
   /// Source: `zero_grad(set_to_none=True)`.
   void zero_grad() const { core_->zero_grad(); }
 
-  /// The stock optimizer, for learning rates, parameter groups, and schedulers of LibTorch.
-  operator torch::optim::Optimizer&() const { return core_->inner(); }  // NOLINT: torch::optim::StepLR(optimizer, 10)
-  torch::optim::Optimizer* operator->() const { return &core_->inner(); }
-  torch::optim::Optimizer& operator*() const { return core_->inner(); }
+  /// The stock optimizer's groups: `optimizer.param_groups()[0].options().set_lr(0.1)`.
+  std::vector<torch::optim::OptimizerParamGroup>& param_groups() const;
+
+  /// The stock optimizer, for what takes one: `torch::optim::StepLR(optimizer, 10)`.
+  /// There is no `->`: `optimizer->step()` would pass by accumulation, a letter away from `optimizer.step()`.
+  operator torch::optim::Optimizer&() const { return core_->inner(); }  // NOLINT: converting is the purpose
 
   const std::shared_ptr<internal::OptimizerCore>& core() const { return core_; }
 

@@ -172,6 +172,24 @@ TEST_P(Storage, TheFileAppearsAtCommitAndNotBefore) {
   EXPECT_EQ(folder.names().size(), 1U);
 }
 
+TEST_P(Storage, CommitBeforeTheLastByteIsAUsageError) {
+  const Tensors tensors = some_tensors();
+  write_text(file(), "what was there before");
+  {
+    const auto writer = format().create(file(), layout_of(tensors));
+    bool cut = false;
+    for (const auto& [name, tensor] : tensors) {
+      const auto bytes = bytes_of(tensor);
+      const bool last_byte_missing = !cut && !bytes.empty();
+      cut |= last_byte_missing;
+      writer->write(name, 0, last_byte_missing ? bytes.first(bytes.size() - 1) : bytes);
+    }
+    ASSERT_TRUE(cut);
+    EXPECT_THROW(writer->commit(), UsageError);
+  }
+  EXPECT_EQ(read_text(file()), "what was there before");
+}
+
 TEST_P(Storage, TruncationAtEveryByteIsRefusedAtOpen) {
   save(format(), file(), some_tensors(), {{"a", "1"}});
   const std::string whole = read_text(file());

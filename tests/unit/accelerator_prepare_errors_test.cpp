@@ -157,4 +157,14 @@ TEST_F(PrepareRefuses, HandlesThatWereMovedFrom) {
                            {"prepare", "empty", "one that was built", "Build it"});
 }
 
+TEST_F(PrepareRefuses, AScheduleThatThrowsLeavesTheOptimizerToItsOwner) {
+  Accelerator accelerator;
+  Mlp net;
+  torch::optim::AdamW adamw(net->parameters(), 0.5);
+  const accelerate::Schedule broken = [](int64_t) -> double { throw std::runtime_error("no rate"); };
+  EXPECT_THROW(accelerator.prepare(net, std::move(adamw), broken), std::runtime_error);
+  ASSERT_EQ(adamw.param_groups().size(), 1u);
+  EXPECT_EQ(adamw.param_groups()[0].options().get_lr(), 0.5);
+}
+
 }  // namespace

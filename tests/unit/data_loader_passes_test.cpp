@@ -126,6 +126,15 @@ TEST(LoaderEpochs, AnEpochSetDuringAPassIsTheNextOnes) {
   EXPECT_EQ(one_pass(loader), shuffled_order(10, 3, 7));
 }
 
+TEST(LoaderEpochs, EachOfSeveralPassesAtATimeCountsOne) {
+  const Rows loader = rows(6, {.batch_size = 3});
+  for (auto& outer : loader) {
+    static_cast<void>(outer);
+    one_pass(loader);
+  }
+  EXPECT_EQ(loader.epoch(), 3);
+}
+
 TEST(LoaderEpochs, CopiesShareTheCount) {
   const Rows loader = rows(4, {.batch_size = 2});
   const Rows copy = loader;

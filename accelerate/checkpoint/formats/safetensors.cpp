@@ -140,13 +140,25 @@ class Writer final : public StorageWriter {
 
   void write(std::string_view name, int64_t offset, std::span<const std::byte> bytes) override {
     file_.write_at(data_ + find(tensors_, name, offset, bytes.size()).begin + offset, bytes);
+    written_ += static_cast<int64_t>(bytes.size());
   }
-  void commit() override { file_.commit(); }
+  void commit() override {
+    const int64_t declared = tensors_.empty() ? 0 : tensors_.back().end;
+    if (written_ < declared) {
+      throw UsageError({.place = "safetensors",
+                        .what = "The file is committed before all of its bytes were written",
+                        .got = std::to_string(written_) + " bytes",
+                        .expected = std::to_string(declared) + " as declared",
+                        .remedy = "Write every entry first"});
+    }
+    file_.commit();
+  }
 
  private:
   AtomicFile file_;
   std::vector<Placed> tensors_;
   int64_t data_ = 0;
+  int64_t written_ = 0;
 };
 
 class Reader final : public StorageReader {
