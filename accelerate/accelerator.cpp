@@ -38,7 +38,7 @@ ReduceOp reduce_op(const std::string& reduction) {
 }  // namespace
 
 Accelerator::Accelerator(AcceleratorOptions options)
-    : runtime_(std::make_shared<internal::Runtime>(internal::resolve(options, Environment::of_process()),
+    : runtime_(std::make_unique<internal::Runtime>(internal::resolve(options, Environment::of_process()),
                                                    options.log_sink)) {}
 
 Accelerator::~Accelerator() {
@@ -94,9 +94,9 @@ ClipResult Accelerator::clip_grad_value_(const std::vector<at::Tensor>& paramete
 }
 
 AutocastScope Accelerator::autocast(AutocastOptions options) const {
-  const auto compute = runtime().plan().precision.policy.compute;
-  if (!compute) return {};
-  return AutocastScope(device().type(), options.enabled ? compute : std::nullopt);
+  const PrecisionPolicy& policy = runtime().plan().precision.policy;
+  if (options.enabled || !policy.compute) return autocast_scope(policy, device().type());
+  return AutocastScope(device().type(), std::nullopt);
 }
 
 at::Tensor Accelerator::gather_tensor(const at::Tensor& tensor) const {
@@ -122,12 +122,24 @@ at::Tensor Accelerator::gather_tensor_for_metrics(const at::Tensor& tensor) cons
 at::Tensor Accelerator::reduce_tensor(const at::Tensor& tensor, const ReduceOptions& options) const {
   const ReduceOp op = reduce_op(options.reduction);
   if (!tensor.defined()) return tensor;
-  at::Tensor out = tensor.detach().clone();
+  at::Tensor out = tensor.clone();
   runtime().group().all_reduce(out, op);
   return out;
 }
 
 void Accelerator::wait_for_everyone() const { runtime().group().barrier(); }
+
+std::string Accelerator::text_of(const at::Tensor& tensor) {
+  std::ostringstream out;
+  if (!tensor.defined() || tensor.dim() != 0 || tensor.is_complex()) {
+    out << tensor;
+  } else if (at::isFloatingType(tensor.scalar_type())) {
+    out << tensor.item<double>();
+  } else {
+    out << tensor.item<int64_t>();
+  }
+  return out.str();
+}
 
 void Accelerator::print_line(const std::string& line) { std::cout << line << '\n'; }
 
@@ -141,12 +153,20 @@ bool Accelerator::sync_gradients() const { return runtime().sync()->sync_gradien
 const Fields& Accelerator::plan() const { return runtime().plan().fields; }
 
 void Accelerator::save_model_core(internal::ModelCore& model, const std::string& directory) const {
-  if (is_main_process()) internal::write_model(model.strategy(), model_format(), model_file_in(directory));
+  if (directory.empty()) {
+    throw UsageError({.place = "save_model",
+                      .what = "The folder has no name",
+                      .got = "\"\"",
+                      .expected = "a folder, which is created if it is missing",
+                      .remedy = "Pass \".\" for the current one"});
+  }
+  internal::write_model(model.strategy(), runtime().group(), model_format(), model_file_in(directory));
 }
 
 LoadModelResult Accelerator::load_model_core(internal::ModelCore& model, const std::string& path,
                                              LoadModelOptions options) const {
-  const std::string file = std::filesystem::is_directory(path) ? model_file_in(path) : path;
+  std::error_code unreadable;  // then the file itself says why
+  const std::string file = std::filesystem::is_directory(path, unreadable) ? model_file_in(path) : path;
   return internal::read_model(model.strategy(), model_format(), file, options);
 }
 

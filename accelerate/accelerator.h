@@ -4,10 +4,12 @@
 #include <c10/core/Device.h>
 
 #include <array>
+#include <functional>
+#include <initializer_list>
 #include <memory>
+#include <span>
 #include <sstream>
 #include <string>
-#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -40,7 +42,9 @@ struct ReduceOptions {
 /// Source: `accelerate.Accelerator`.
 class Accelerator {
  public:
-  /// Opens no socket, thread or file. Throws ConfigError for options or environment variables that cannot be met.
+  /// Opens no socket, thread or file. On the CPU it has the C library keep the memory that a step frees for the next
+  /// one (core/heap.h), which holds for the whole process. Throws ConfigError for options or environment variables that
+  /// cannot be met.
   explicit Accelerator(AcceleratorOptions options = {});
   /// Ends training if that has not happened.
   ~Accelerator();
@@ -71,6 +75,14 @@ class Accelerator {
   ClipResult clip_grad_norm_(const Model<M>& model, ClipNormOptions options) {
     return clip_grad_norm_(model.core()->trainable(), options);
   }
+  /// The peer's short form: `clip_grad_norm_(model, 1.0)`.
+  template <class M>
+  ClipResult clip_grad_norm_(const Model<M>& model, double max_norm) {
+    return clip_grad_norm_(model, ClipNormOptions{.max_norm = max_norm});
+  }
+  ClipResult clip_grad_norm_(const std::vector<at::Tensor>& parameters, double max_norm) {
+    return clip_grad_norm_(parameters, ClipNormOptions{.max_norm = max_norm});
+  }
   /// Scales the parameters' gradients so that their joint norm is at most `max_norm`.
   ClipResult clip_grad_norm_(const std::vector<at::Tensor>& parameters, ClipNormOptions options);
   template <class M>
@@ -85,12 +97,14 @@ class Accelerator {
   /// Every tensor of `value` from all processes, concatenated along dimension 0; in one process the value itself.
   template <class T>
   T gather(T value) const {
+    has_tensors<T>();
     internal::for_each_tensor(value, [this](at::Tensor& tensor) { tensor = gather_tensor(tensor); });
     return value;
   }
   /// Like `gather`, without the samples that fill up the last batch of the loader being iterated.
   template <class T>
   T gather_for_metrics(T value) const {
+    has_tensors<T>();
     log_unknown_remainder();
     internal::for_each_tensor(value, [this](at::Tensor& tensor) { tensor = gather_tensor_for_metrics(tensor); });
     return value;
@@ -98,6 +112,7 @@ class Accelerator {
   /// Every tensor of `value` combined over all processes; the input is not changed.
   template <class T>
   T reduce(T value, ReduceOptions options = {}) const {
+    has_tensors<T>();
     internal::for_each_tensor(value, [&](at::Tensor& tensor) { tensor = reduce_tensor(tensor, options); });
     return value;
   }
@@ -108,7 +123,15 @@ class Accelerator {
     if (!is_local_main_process()) return;
     std::ostringstream line;
     [[maybe_unused]] const char* separator = "";
-    ((line << separator << values, separator = " "), ...);
+    const auto add = [&](const auto& value) {
+      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, at::Tensor>) {
+        line << separator << text_of(value);
+      } else {
+        line << separator << value;
+      }
+      separator = " ";
+    };
+    (add(values), ...);
     print_line(line.str());
   }
   void wait_for_everyone() const;
@@ -168,6 +191,13 @@ class Accelerator {
       return std::tuple(internal::from_item<Users>(items[I])...);
     }
   }
+  template <class T>
+  static constexpr void has_tensors() {
+    static_assert(
+        !internal::Flattenable<T> || internal::contents<T>() == internal::Contents::kTensors,
+        "accelerate: a value without tensors stays what it is on each process; put the number into a tensor first, "
+        "for example torch::tensor(3.0).");
+  }
   void prepare_all(std::span<internal::PrepareItem> items);
   Accumulation accumulate_all(std::initializer_list<const internal::ModelCore*> models);
   at::Tensor gather_tensor(const at::Tensor& tensor) const;
@@ -176,10 +206,11 @@ class Accelerator {
   at::Tensor reduce_tensor(const at::Tensor& tensor, const ReduceOptions& options) const;
   void save_model_core(internal::ModelCore& model, const std::string& directory) const;
   LoadModelResult load_model_core(internal::ModelCore& model, const std::string& path, LoadModelOptions options) const;
+  static std::string text_of(const at::Tensor& tensor);
   static void print_line(const std::string& line);
   internal::Runtime& runtime() const;
 
-  std::shared_ptr<internal::Runtime> runtime_;
+  std::unique_ptr<internal::Runtime> runtime_;
 };
 
 }  // namespace accelerate

@@ -53,11 +53,15 @@ Sourced<PrecisionEntry> resolve_precision(const AcceleratorOptions& options, con
                        .remedy = "Set AcceleratorOptions::mixed_precision or " + std::string(kVariable)});
   }
   if (const auto refusal = entry->refusal(device)) {
+    std::string others;
+    for (const PrecisionEntry& other : known.all()) {
+      if (!other.refusal(device)) others += (others.empty() ? "\"" : ", \"") + other.name + "\"";
+    }
     throw ConfigError({.place = "mixed_precision",
                        .what = "The device cannot train in this precision: " + *refusal,
                        .got = "\"" + name.value + "\" (" + name.source + ") on device \"" + device.str() + "\"",
                        .expected = "a precision that the device has",
-                       .remedy = "Choose another of " + known.names()});
+                       .remedy = "Choose one of " + others});
   }
   return {*entry, name.source};
 }

@@ -17,7 +17,11 @@ auto* find_in(List& list, Predicate predicate) {
 /// Builds one item at a time into the list of all that is prepared; what is there already is used again.
 class Build {
  public:
-  Build(PreparedObjects& all, const PreparationContext& context) : all_(all), context_(context) {}
+  Build(PreparedObjects& all, const PreparationContext& context) : all_(all), context_(context) {
+    std::erase_if(all_.optimizers, [](const auto& optimizer) { return optimizer.expired(); });
+    std::erase_if(all_.loaders, [](const auto& loader) { return loader.given.expired() && loader.prepared.expired(); });
+    std::erase_if(all_.schedulers, [](const auto& scheduler) { return scheduler.core.expired(); });
+  }
 
   void model(ModelItem& item) {
     const auto same = [&](const auto& model) { return model->module() == item.module; };
@@ -28,14 +32,13 @@ class Build {
     const Plan& plan = context_.plan;
     item.module->to(plan.device);
     item.prepared = std::make_shared<ModelCore>(item.module, plan.device, plan.precision.policy, plan.strategy.make(),
-                                                context_.sync);
+                                                context_.group, context_.sync);
     all_.models.push_back(item.prepared);
   }
 
   void optimizer(OptimizerItem& item) {
-    if (const auto known = find_optimizer(*item.optimizer)) {
-      item.prepared = known;
-    } else {
+    if (item.prepared == nullptr) item.prepared = find_optimizer(item.optimizer);
+    if (item.prepared == nullptr) {
       if (item.take != nullptr) item.optimizer = item.take(*item.optimizer);
       item.prepared = std::make_shared<OptimizerCore>(item.optimizer, context_.sync);
       all_.optimizers.push_back(item.prepared);
@@ -44,39 +47,37 @@ class Build {
   }
 
   void loader(LoaderItem& item) {
-    const auto same = [&](const auto& loader) { return loader.given == item.loader || loader.prepared == item.loader; };
-    if (const auto* known = find_in(all_.loaders, same)) {
-      item.prepared = known->prepared;
-      return;
+    for (const auto& known : all_.loaders) {
+      item.prepared = known.prepared.lock();
+      if (item.prepared && (known.given.lock() == item.loader || item.prepared == item.loader)) return;
     }
     item.prepared = item.loader->prepared({.device = context_.plan.device, .active = context_.active_loaders});
     all_.loaders.push_back({item.loader, item.prepared});
   }
 
   void scheduler(SchedulerItem& item) {
-    const auto same = [&](const auto& scheduler) { return scheduler.core == item.scheduler; };
-    if (const auto* known = find_in(all_.schedulers, same)) {
-      item.prepared = known->binding;
-      return;
-    }
-    std::shared_ptr<OptimizerCore> optimizer = last_optimizer_;
-    if (item.scheduler != nullptr) {
-      optimizer = find_optimizer(item.scheduler->optimizer());
-    } else {
-      const std::shared_ptr<torch::optim::Optimizer> inner(optimizer, &optimizer->inner());
-      item.scheduler = std::make_shared<SchedulerCore>(inner, item.schedule);
+    const auto same = [&](const auto& known) { return item.scheduler && known.core.lock() == item.scheduler; };
+    const auto* known = find_in(all_.schedulers, same);
+    std::shared_ptr<OptimizerCore> optimizer = known != nullptr ? known->optimizer.lock() : nullptr;
+    if (optimizer == nullptr) {
+      optimizer = item.scheduler ? find_optimizer(item.scheduler->optimizer()) : last_optimizer_;
+      if (item.scheduler == nullptr) item.scheduler = Scheduler(Optimizer(optimizer), item.schedule).core();
+      optimizer->remember_base_rates(item.scheduler->base_rates());
+      all_.schedulers.push_back({item.scheduler, optimizer});
     }
     item.prepared = {.optimizer = std::move(optimizer),
                      .with_optimizer = context_.plan.step_scheduler_with_optimizer,
-                     .steps_per_update = context_.num_processes};
-    all_.schedulers.push_back({item.scheduler, item.prepared});
+                     .steps_per_update = context_.group.size()};
   }
 
  private:
-  std::shared_ptr<OptimizerCore> find_optimizer(const torch::optim::Optimizer& inner) const {
-    const auto same = [&](const auto& optimizer) { return optimizer->is_for(inner); };
-    const auto* known = find_in(all_.optimizers, same);
-    return known == nullptr ? nullptr : *known;
+  template <class Inner>
+  std::shared_ptr<OptimizerCore> find_optimizer(const Inner& inner) const {
+    for (const auto& optimizer : all_.optimizers) {
+      auto core = optimizer.lock();
+      if (core && core->is_for(inner)) return core;
+    }
+    return nullptr;
   }
 
   PreparedObjects& all_;

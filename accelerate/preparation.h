@@ -4,23 +4,25 @@
 #include <span>
 #include <vector>
 
+#include "accelerate/comm/group.h"
 #include "accelerate/plan.h"
 #include "accelerate/prepare.h"
 
 namespace accelerate::internal {
 
-/// What one Accelerator has prepared so far.
+/// What one Accelerator has prepared so far. Models stay until training ends, since a backward pass has to reach them
+/// also when their handle is gone. The rest belongs to its handles: an optimizer or data set without one is forgotten.
 struct PreparedObjects {
   struct Loader {
-    std::shared_ptr<LoaderCore> given;
-    std::shared_ptr<LoaderCore> prepared;
+    std::weak_ptr<LoaderCore> given;
+    std::weak_ptr<LoaderCore> prepared;
   };
   struct Schedule {
-    std::shared_ptr<SchedulerCore> core;
-    SchedulerBinding binding;
+    std::weak_ptr<SchedulerCore> core;
+    std::weak_ptr<OptimizerCore> optimizer;
   };
   std::vector<std::shared_ptr<ModelCore>> models;
-  std::vector<std::shared_ptr<OptimizerCore>> optimizers;
+  std::vector<std::weak_ptr<OptimizerCore>> optimizers;
   std::vector<Loader> loaders;
   std::vector<Schedule> schedulers;
 };
@@ -28,7 +30,7 @@ struct PreparedObjects {
 /// What preparing an object needs from its Accelerator.
 struct PreparationContext {
   const Plan& plan;
-  int64_t num_processes;
+  const Group& group;
   std::shared_ptr<SyncSchedule> sync;
   std::shared_ptr<ActiveLoaders> active_loaders;
 };

@@ -1,4 +1,5 @@
 #include <torch/nn/module.h>
+#include <torch/optim/lbfgs.h>
 #include <torch/optim/optimizer.h>
 
 #include <algorithm>
@@ -48,7 +49,7 @@ class Check {
 
   void loader(const LoaderItem& item) const {
     if (item.loader == nullptr) throw_null("data loader");
-    const auto ours = [&](const PreparedObjects::Loader& loader) { return loader.prepared == item.loader; };
+    const auto ours = [&](const PreparedObjects::Loader& loader) { return loader.prepared.lock() == item.loader; };
     const bool known = std::any_of(prepared_.loaders.begin(), prepared_.loaders.end(), ours);
     if (item.loader->is_prepared() && !known) throw_foreign("data loader");
   }
@@ -63,6 +64,13 @@ class Check {
                         .expected = "the optimizer that will step",
                         .remedy = "Pass it by reference, or use the handle that prepare() returned for it"});
     }
+    if (dynamic_cast<const torch::optim::LBFGS*>(item.optimizer.get()) != nullptr) {
+      throw UsageError({.place = "prepare",
+                        .what = "The optimizer needs a closure that runs backward again",
+                        .got = "torch::optim::LBFGS",
+                        .expected = "an optimizer whose step() takes no closure",
+                        .remedy = "Step LBFGS yourself, unprepared, or choose another optimizer"});
+    }
     for (const auto& group : item.optimizer->param_groups()) membership(*item.optimizer, group);
     optimizers_.insert(item.optimizer.get());
     if (item.take != nullptr) {
@@ -75,7 +83,10 @@ class Check {
   void scheduler(const SchedulerItem& item) const {
     if (item.scheduler == nullptr) return schedule(item);
     const torch::optim::Optimizer& optimizer = item.scheduler->optimizer();
-    const auto is_its = [&](const auto& prepared) { return prepared->is_for(optimizer); };
+    const auto is_its = [&](const auto& prepared) {
+      const auto core = prepared.lock();
+      return core != nullptr && core->is_for(optimizer);
+    };
     if (std::any_of(prepared_.optimizers.begin(), prepared_.optimizers.end(), is_its)) return;
     if (kept_optimizers_.contains(&optimizer)) return;
     const bool moved = moved_optimizers_.contains(&optimizer);

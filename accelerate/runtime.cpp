@@ -45,8 +45,7 @@ void Runtime::prepare(std::span<PrepareItem> items) {
   sync_->require_open("prepare");
   check_items(items, prepared_, *sync_);
   prepared_ =
-      build_items(items, prepared_,
-                  {.plan = plan_, .num_processes = group_.size(), .sync = sync_, .active_loaders = active_loaders_});
+      build_items(items, prepared_, {.plan = plan_, .group = group_, .sync = sync_, .active_loaders = active_loaders_});
 }
 
 void Runtime::backward(const at::Tensor& loss, const BackwardOptions& options) {

@@ -25,8 +25,11 @@ class Runtime {
   void prepare(std::span<PrepareItem> items);
   /// Arms every strategy with the loss, runs autograd once, and has every strategy finish.
   void backward(const at::Tensor& loss, const BackwardOptions& options);
-  /// Training verbs of every handle throw from now on.
-  void close() noexcept { sync_->close(); }
+  /// Training verbs of every handle throw from now on, and what only training needs is let go.
+  void close() noexcept {
+    sync_->close();
+    prepared_ = {};
+  }
 
  private:
   Plan plan_;

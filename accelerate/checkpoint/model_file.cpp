@@ -72,9 +72,10 @@ std::vector<Target> targets_of(const std::vector<ShardedTensor>& tensors) {
 
 }  // namespace
 
-void write_model(const Strategy& strategy, const StorageFormat& format, const std::string& path) {
+void write_model(const Strategy& strategy, const Group& group, const StorageFormat& format, const std::string& path) {
   Collector collector;
   strategy.save(collector);
+  if (group.rank() != 0) return;
   const std::vector<Target> targets = targets_of(collector.tensors);
   StorageLayout layout{.entries = {}, .metadata = {{"format", "pt"}}};
   for (const Target& target : targets) {

@@ -17,10 +17,8 @@ namespace internal {
 
 template <class Batch>
 Slot make_slot(Batch batch) {
-  auto value = std::make_shared<Batch>(std::move(batch));
-  Slot slot{value, {}};
-  for_each_tensor(*value, [&](at::Tensor& tensor) { slot.tensors.push_back(&tensor); });
-  return slot;
+  return {std::make_shared<Batch>(std::move(batch)),
+          [](void* value, TensorVisitor visit) { for_each_tensor(*static_cast<Batch*>(value), visit); }};
 }
 
 template <ExampleDataset D>
@@ -80,8 +78,7 @@ class DataLoader {
     void* batch_;
   };
 
-  /// Starts a pass. Each pass that ends counts one epoch, unless `set_epoch` was called meanwhile; one
-  /// broken off does not.
+  /// Starts a pass, which counts one epoch, also when it is broken off: the next one has another order.
   Iterator begin() const { return Iterator(std::make_unique<internal::LoaderPass>(core_)); }
   std::default_sentinel_t end() const { return {}; }
 

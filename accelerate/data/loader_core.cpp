@@ -57,11 +57,11 @@ std::shared_ptr<LoaderCore> LoaderCore::prepared(LoaderPlacement placement) cons
 
 int64_t LoaderCore::batches() const { return plan_of(samples_, options_).batches(); }
 
-LoaderPass::LoaderPass(std::shared_ptr<LoaderCore> loader)
-    : loader_(std::move(loader)), epochs_set_(loader_->epochs_set_) {
+LoaderPass::LoaderPass(std::shared_ptr<LoaderCore> loader) : loader_(std::move(loader)) {
   const DataLoaderOptions& options = loader_->options_;
-  order_ = options.shuffle ? shuffled_order(loader_->samples_, *options.seed, loader_->epoch_)
-                           : sequential_order(loader_->samples_);
+  const int64_t epoch = loader_->epoch_++;
+  order_ =
+      options.shuffle ? shuffled_order(loader_->samples_, *options.seed, epoch) : sequential_order(loader_->samples_);
   progress_.remainder = plan_of(loader_->samples_, options).remainder();
   if (loader_->placement_) {
     loader_->placement_->active->enter(&progress_);
@@ -80,8 +80,6 @@ void* LoaderPass::next() {
   const BatchPlan plan = plan_of(loader_->samples_, loader_->options_);
   current_ = {};  // frees the last batch before the next one is made
   if (position_ == plan.batches()) {
-    // An epoch that was set during the pass is the next one.
-    if (loader_->epochs_set_ == epochs_set_) ++loader_->epoch_;
     leave();
     return nullptr;
   }
@@ -90,9 +88,9 @@ void* LoaderPass::next() {
   progress_.end_of_dataloader = position_ == plan.batches();
   if (loader_->placement_) {
     const c10::Device device = loader_->placement_->device;
-    for (at::Tensor* tensor : current_.tensors) {
-      if (tensor->defined() && tensor->device() != device) *tensor = tensor->to(device);
-    }
+    current_.for_each(current_.value.get(), [&](at::Tensor& tensor) {
+      if (tensor.defined() && tensor.device() != device) tensor = tensor.to(device);
+    });
   }
   return current_.value.get();
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "accelerate/data/active_loaders.h"
+#include "accelerate/tensor/tree.h"
 
 namespace accelerate {
 
@@ -23,10 +24,10 @@ struct DataLoaderOptions {
 
 namespace internal {
 
-/// One batch whose type is forgotten: the value, and where its tensors are.
+/// One batch whose type is forgotten: the value, and how to visit its tensors.
 struct Slot {
   std::shared_ptr<void> value;
-  std::vector<at::Tensor*> tensors;
+  void (*for_each)(void* value, TensorVisitor visit) = nullptr;
 };
 
 /// Examples `indices` of a data set, collated.
@@ -53,10 +54,7 @@ class LoaderCore {
   int64_t batches() const;
   int64_t samples() const { return samples_; }
   const DataLoaderOptions& options() const { return options_; }
-  void set_epoch(int64_t epoch) {
-    epoch_ = epoch;
-    ++epochs_set_;
-  }
+  void set_epoch(int64_t epoch) { epoch_ = epoch; }
   int64_t epoch() const { return epoch_; }
 
  private:
@@ -65,8 +63,7 @@ class LoaderCore {
   Fetch fetch_;
   DataLoaderOptions options_;
   std::optional<LoaderPlacement> placement_;
-  int64_t epoch_ = 0;       ///< of the next pass
-  int64_t epochs_set_ = 0;  ///< calls of set_epoch()
+  int64_t epoch_ = 0;  ///< of the next pass
 };
 
 /// One pass over a loader; several may be in progress over one loader. Destroying it breaks the pass off.
@@ -77,14 +74,13 @@ class LoaderPass {
   LoaderPass(const LoaderPass&) = delete;
   LoaderPass& operator=(const LoaderPass&) = delete;
 
-  /// The next batch, valid until the next call; null at the end. The epoch counts as done when null is returned.
+  /// The next batch, valid until the next call; null at the end.
   void* next();
 
  private:
   void leave();
   std::shared_ptr<LoaderCore> loader_;
   std::vector<int64_t> order_;
-  int64_t epochs_set_;    ///< when the pass began
   int64_t position_ = 0;  ///< batches handed out
   Slot current_;
   LoaderProgress progress_;

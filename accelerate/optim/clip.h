@@ -14,7 +14,7 @@ struct ClipResult {
   /// The micro-step does not end an accumulation window, so nothing was done: clipping each partial gradient would give
   /// other numbers than clipping their sum.
   bool accumulated = false;
-  operator const at::Tensor&() const { return norm; }  // NOLINT
+  operator at::Tensor() const { return norm; }  // NOLINT
 };
 
 struct ClipNormOptions {

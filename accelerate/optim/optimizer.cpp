@@ -25,6 +25,11 @@ OptimizerCore::OptimizerCore(std::shared_ptr<torch::optim::Optimizer> inner, std
 
 OptimizerCore::~OptimizerCore() = default;
 
+bool OptimizerCore::is_for(const std::shared_ptr<torch::optim::Optimizer>& optimizer) const {
+  const bool same_owner = !inner_.owner_before(optimizer) && !optimizer.owner_before(inner_);
+  return same_owner && is_for(*optimizer);
+}
+
 bool OptimizerCore::is_for(const torch::optim::Optimizer& optimizer) const {
   return inner_.get() == &optimizer && type_ == type_of(optimizer);
 }

@@ -30,9 +30,17 @@ class OptimizerCore {
   void zero_grad();
   torch::optim::Optimizer& inner() const { return *inner_; }
   const SyncSchedule& sync() const { return *sync_; }
-  /// Whether this was built for `optimizer`. An address alone does not say so: the optimizer may be gone and another
-  /// one stand in its place.
+  /// Whether this was built for `optimizer`. An address alone does not say so: a borrowed optimizer may be gone and
+  /// another one, of another type or another owner, stand in its place.
+  bool is_for(const std::shared_ptr<torch::optim::Optimizer>& optimizer) const;
   bool is_for(const torch::optim::Optimizer& optimizer) const;
+
+  /// The groups' rates before any schedule touched them, as far as known: a second schedule must not start from the
+  /// rate that the first one's warm-up left. Source: `initial_lr` of `torch.optim.lr_scheduler`.
+  const std::vector<double>& base_rates() const { return base_rates_; }
+  void remember_base_rates(const std::vector<double>& rates) {
+    if (base_rates_.size() < rates.size()) base_rates_ = rates;
+  }
   /// Empty before the first call of `step()`.
   const std::optional<StepResult>& last_step() const { return last_step_; }
   std::string_view update_name() const;
@@ -44,6 +52,7 @@ class OptimizerCore {
   std::type_index type_;  ///< of *inner_, when this was built
   std::optional<StepResult> last_step_;
   int64_t last_window_ = 0;
+  std::vector<double> base_rates_;
 };
 
 }  // namespace internal

@@ -9,8 +9,9 @@
 namespace accelerate {
 namespace internal {
 
-SchedulerCore::SchedulerCore(std::shared_ptr<torch::optim::Optimizer> optimizer, Schedule schedule)
-    : optimizer_(std::move(optimizer)), schedule_(std::move(schedule)) {
+SchedulerCore::SchedulerCore(std::shared_ptr<torch::optim::Optimizer> optimizer, Schedule schedule,
+                             std::vector<double> base_rates)
+    : optimizer_(std::move(optimizer)), schedule_(std::move(schedule)), base_rates_(std::move(base_rates)) {
   if (!schedule_) {
     throw UsageError({.place = "Scheduler",
                       .what = "The schedule is empty",
@@ -63,8 +64,10 @@ Scheduler::Scheduler(torch::optim::Optimizer& optimizer, Schedule schedule)
 
 Scheduler::Scheduler(const Optimizer& optimizer, Schedule schedule)
     : core_(std::make_shared<internal::SchedulerCore>(
-          std::shared_ptr<torch::optim::Optimizer>(optimizer.core(), &optimizer.core()->inner()),
-          std::move(schedule))) {}
+          std::shared_ptr<torch::optim::Optimizer>(optimizer.core(), &optimizer.core()->inner()), std::move(schedule),
+          optimizer.core()->base_rates())) {
+  optimizer.core()->remember_base_rates(core_->base_rates());
+}
 
 void Scheduler::step() const {
   if (binding_) {

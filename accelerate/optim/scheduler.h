@@ -14,7 +14,10 @@ namespace internal {
 /// A schedule applied to one optimizer's parameter groups; knows nothing of accumulation.
 class SchedulerCore {
  public:
-  SchedulerCore(std::shared_ptr<torch::optim::Optimizer> optimizer, Schedule schedule);
+  /// Groups beyond `base_rates` start from the rate that they have.
+  SchedulerCore(std::shared_ptr<torch::optim::Optimizer> optimizer, Schedule schedule,
+                std::vector<double> base_rates = {});
+  const std::vector<double>& base_rates() const { return base_rates_; }
   /// One step: group i's rate becomes base rate i times the factor.
   void advance();
   std::vector<double> last_lr() const;
@@ -38,9 +41,10 @@ struct SchedulerBinding {
 
 }  // namespace internal
 
-/// Sets an optimizer's learning rates from a Schedule. Not prepared, `step()` always counts; prepared, it counts when
-/// the optimizer was updated, or always with `step_scheduler_with_optimizer = false`. A handle, copies share
-/// everything. Source: `torch.optim.lr_scheduler.LambdaLR` in `accelerate.scheduler.AcceleratedScheduler`.
+/// Sets an optimizer's learning rates from a Schedule. Not prepared, `step()` always counts; prepared, it counts on a
+/// micro-step that synchronises unless the optimizer's last step was skipped, or always with
+/// `step_scheduler_with_optimizer = false`. A handle, copies share everything. Source:
+/// `torch.optim.lr_scheduler.LambdaLR` in `accelerate.scheduler.AcceleratedScheduler`.
 class Scheduler {
  public:
   /// The base rates are the groups' rates now; they are multiplied by `schedule(0)` at once. The optimizer is borrowed.

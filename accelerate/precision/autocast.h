@@ -5,6 +5,8 @@
 
 #include <optional>
 
+#include "accelerate/precision/policy.h"
+
 namespace accelerate {
 
 /// Autocast switched on or off for this thread until the guard ends, on one device type. Guards nest and must end in
@@ -24,9 +26,13 @@ class [[nodiscard("keep the guard: `auto scope = accelerator.autocast();`")]] Au
     c10::DeviceType device;
     bool enabled;
     at::ScalarType dtype;
-    bool cache_enabled;
   };
   std::optional<Saved> saved_;
 };
+
+/// The scope of a policy's compute dtype; one that changes nothing for a policy without.
+inline AutocastScope autocast_scope(const PrecisionPolicy& policy, c10::DeviceType device) {
+  return policy.compute ? AutocastScope(device, policy.compute) : AutocastScope();
+}
 
 }  // namespace accelerate

@@ -33,7 +33,8 @@ class Strategy {
   virtual void before_forward() {}
   /// Before autograd runs from `loss`, which may or may not reach this model.
   virtual void before_backward(const at::Tensor& loss, GradientSync sync) = 0;
-  /// Waits for what `before_backward` started. Throws UsageError naming the parameters that did not finish.
+  /// Waits for what `before_backward` started. Throws UsageError naming the parameters that did not finish. Left out
+  /// when autograd itself throws: the next before_backward then starts anew.
   virtual void after_backward() = 0;
   /// Writes every parameter and buffer under the user's own keys, in the module's order.
   virtual void save(StateWriter& writer) const = 0;

@@ -79,7 +79,7 @@ TEST(Extensions, APrecisionsOwnReasonIsGiven) {
                                                                                    .what = "its weights are too large",
                                                                                    .got = "\"fp4\" (argument)",
                                                                                    .expected = "a precision",
-                                                                                   .remedy = "Choose another"}));
+                                                                                   .remedy = "Choose one of"}));
 }
 
 TEST(Extensions, APrecisionOfABuiltInNameIsRefused) {

@@ -134,7 +134,7 @@ TEST(ResolveErrors, APrecisionThatTheDeviceCannotDo) {
                                         .what = "float16 gradients need loss scaling",
                                         .got = "\"fp16\" (argument) on device \"cpu\"",
                                         .expected = "a precision that the device has",
-                                        .remedy = "Choose another of \"bf16\", \"fp16\", \"no\""}));
+                                        .remedy = "Choose one of \"bf16\", \"no\""}));
 }
 
 TEST(ResolveErrors, AccumulationThatIsNotPositive) {

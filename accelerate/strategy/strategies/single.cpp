@@ -10,30 +10,35 @@ namespace {
 class Single final : public Strategy {
  public:
   ParameterTable attach(const AttachContext& context) override {
-    for (const auto& item : context.module.named_parameters())
-      add(item.key(), item.value(), item.value().requires_grad());
-    for (const auto& item : context.module.named_buffers()) add(item.key(), item.value(), false);
-    return table_;
+    module_ = &context.module;
+    return table();
   }
 
   void before_backward(const at::Tensor&, GradientSync) override {}
   void after_backward() override {}
 
   void save(StateWriter& writer) const override {
-    for (const ParameterRow& row : table_) writer.write(entry(row));
+    for (const ParameterRow& row : table()) writer.write(entry(row));
   }
   void load(StateReader& reader) override {
-    for (const ParameterRow& row : table_) reader.read(entry(row));
+    for (const ParameterRow& row : table()) reader.read(entry(row));
   }
 
  private:
-  void add(const std::string& name, const at::Tensor& tensor, bool trainable) {
-    if (!tensor.defined()) return;
-    table_.push_back({name, tensor, tensor.sizes().vec(), {0, tensor.numel()}, trainable});
+  /// As the module is now: layers may have been replaced since it was attached.
+  ParameterTable table() const {
+    ParameterTable rows;
+    const auto add = [&](const std::string& name, const at::Tensor& tensor, bool trainable) {
+      if (!tensor.defined()) return;
+      rows.push_back({name, tensor, tensor.sizes().vec(), {0, tensor.numel()}, trainable});
+    };
+    for (const auto& item : module_->named_parameters()) add(item.key(), item.value(), item.value().requires_grad());
+    for (const auto& item : module_->named_buffers()) add(item.key(), item.value(), false);
+    return rows;
   }
   static ShardedTensor entry(const ParameterRow& row) { return {row.name, row.global_shape, row.held, row.tensor}; }
 
-  ParameterTable table_;
+  torch::nn::Module* module_ = nullptr;
 };
 
 }  // namespace
