@@ -123,7 +123,7 @@ class Accelerator {
     if (!is_local_main_process()) return;
     std::ostringstream line;
     [[maybe_unused]] const char* separator = "";
-    const auto add = [&](const auto& value) {
+    [[maybe_unused]] const auto add = [&](const auto& value) {
       if constexpr (std::is_same_v<std::remove_cvref_t<decltype(value)>, at::Tensor>) {
         line << separator << text_of(value);
       } else {
