@@ -23,7 +23,7 @@ struct Finished {
 };
 
 Finished run(const std::string& arguments) {
-  const std::string command = "(" ACCELERATE_EXAMPLES_DIR "/" + arguments + ") 2>&1";
+  const std::string command = "('" ACCELERATE_EXAMPLES_DIR "'/" + arguments + ") 2>&1";
   std::FILE* pipe = popen(command.c_str(), "r");
   Finished result;
   char piece[4096];
@@ -41,7 +41,7 @@ class DigitsProgram : public testing::Test {
     std::filesystem::remove_all(out_);
   }
   void TearDown() override { std::filesystem::remove_all(out_); }
-  Finished digits(const std::string& arguments) { return run("digits --out " + out_.string() + " " + arguments); }
+  Finished digits(const std::string& arguments) { return run("digits --out '" + out_.string() + "' " + arguments); }
 
   std::filesystem::path out_;
 };
