@@ -45,7 +45,7 @@ int main() {
   Perceptron draw(kNoise, 2), judge(2, 1);
   const auto adam = torch::optim::AdamOptions(1e-3).betas({0.5, 0.9});
   torch::optim::Adam draw_adam(draw->parameters(), adam), judge_adam(judge->parameters(), adam);
-  accelerate::DataLoader points(accelerate::TensorDataset(circle()), {.batch_size = 128, .shuffle = true});
+  accelerate::DataLoader points(accelerate::TensorDataset{circle()}, {.batch_size = 128, .shuffle = true});
   auto [generator, discriminator, generator_optimizer, discriminator_optimizer, loader] =
       accelerator.prepare(draw, judge, draw_adam, judge_adam, points);
 
