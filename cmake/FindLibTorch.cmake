@@ -3,12 +3,16 @@
 # LibTorch's own package insists on a CUDA toolkit when it is a CUDA build, which the published wheel is, and it links
 # everything. Here each level names what it needs:
 #
-#   LibTorch::cpu   host code on CPU tensors: libtorch_cpu and libc10. A process linked with it loads no CUDA library
-#                   of LibTorch, whichever build that is.
+#   LibTorch::cpu            host code on CPU tensors: libtorch_cpu and libc10. A process linked with it loads no CUDA
+#                            library of LibTorch, whichever build that is.
+#   LibTorch::cuda           component `cuda`: what a process on GPUs links besides
+#   LibTorch::cuda_headers   component `cuda_headers`: for sources that include CUDA's headers
 #
-# Variables: LibTorch_FOUND, LibTorch_ROOT_DIR, LibTorch_VERSION. Where it is looked for: LocateLibTorch.cmake.
+# Variables: LibTorch_FOUND, LibTorch_ROOT_DIR, LibTorch_VERSION, and for each component LibTorch_<component>_FOUND and
+# LibTorch_<component>_PROBLEM, a phrase that says what is missing. Where it is looked for: LocateLibTorch.cmake.
 
 include("${CMAKE_CURRENT_LIST_DIR}/LocateLibTorch.cmake")
+include("${CMAKE_CURRENT_LIST_DIR}/LibTorchCuda.cmake")
 
 # From an installed package, the project is the one that looks for it.
 if(EXISTS "${CMAKE_CURRENT_LIST_DIR}/../accelerate/accelerate.h")
@@ -54,4 +58,19 @@ if(NOT TARGET LibTorch::cpu)
     INTERFACE_LINK_LIBRARIES "LibTorch::headers;LibTorch::torch_cpu;LibTorch::c10"
     # What libtorch_cpu itself needs (libcudart and libcupti in a CUDA build) is found by its own RPATH at run time.
     INTERFACE_LINK_OPTIONS "LINKER:--unresolved-symbols=ignore-in-shared-libs")
+endif()
+
+if(LibTorch_FIND_COMPONENTS)
+  accelerate_libtorch_cuda("${LibTorch_ROOT_DIR}" LibTorch_cuda_PROBLEM LibTorch_cuda_headers_PROBLEM)
+  foreach(component IN LISTS LibTorch_FIND_COMPONENTS)
+    set(LibTorch_${component}_FOUND FALSE)
+    if(TARGET LibTorch::${component})
+      set(LibTorch_${component}_FOUND TRUE)
+    elseif(LibTorch_FIND_REQUIRED_${component})
+      set(LibTorch_FOUND FALSE)
+      if(LibTorch_FIND_REQUIRED)
+        message(FATAL_ERROR "LibTorch's CUDA level is needed, and ${LibTorch_${component}_PROBLEM}.")
+      endif()
+    endif()
+  endforeach()
 endif()

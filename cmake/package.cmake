@@ -16,5 +16,5 @@ configure_package_config_file(cmake/accelerateConfig.cmake.in "${PROJECT_BINARY_
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/accelerateConfigVersion.cmake" COMPATIBILITY SameMinorVersion)
 install(FILES
   "${PROJECT_BINARY_DIR}/accelerateConfig.cmake" "${PROJECT_BINARY_DIR}/accelerateConfigVersion.cmake"
-  cmake/FindLibTorch.cmake cmake/LocateLibTorch.cmake
+  cmake/FindLibTorch.cmake cmake/LibTorchCuda.cmake cmake/LocateLibTorch.cmake
   DESTINATION "${package_dir}")
