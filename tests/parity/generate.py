@@ -48,7 +48,7 @@ def produce():
     sys.path.insert(0, str(HERE))
     import torch
 
-    from original import checkpoints, configurations, gather, problem, schedules, traces
+    from original import checkpoints, configurations, gather, problem, schedules, several, sharding, traces
 
     torch.set_num_threads(1)
     # An untied schedule steps during accumulation, before the first optimizer step: the case is meant.
@@ -58,6 +58,10 @@ def produce():
     files = {"problem.json": {"versions": versions, **data}}
     for configuration in configurations.configurations():
         files[f"traces/{configuration['name']}.json"] = {"versions": versions, **traces.trace(configuration, data)}
+    for size in (2, 4):
+        for name, document in several.documents(size, data).items():
+            files[name] = {"versions": versions, **document}
+    files["sharding.json"] = {"versions": versions, **sharding.document()}
     files["schedules.json"] = {"versions": versions, **schedules.document()}
     files["gather_for_metrics.json"] = {"versions": versions, **gather.document()}
     files["state_dict.json"] = {"versions": versions, **checkpoints.keys_document()}

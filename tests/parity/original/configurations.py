@@ -64,11 +64,16 @@ GROUPS = {
 }
 
 
-def epochs_needed(batches, steps, sync_with_dataloader):
-    """The number of epochs that makes at least OPTIMIZER_STEPS optimizer steps."""
+def optimizer_steps(processes):
+    """Every rank's losses are kept: shorter traces with more of them."""
+    return OPTIMIZER_STEPS if processes == 1 else 14
+
+
+def epochs_needed(batches, steps, sync_with_dataloader, processes=1):
+    """The number of epochs that makes at least so many optimizer steps."""
     if sync_with_dataloader:
-        return -(-OPTIMIZER_STEPS // -(-batches // steps))
-    return -(-OPTIMIZER_STEPS * steps // batches)
+        return -(-optimizer_steps(processes) // -(-batches // steps))
+    return -(-optimizer_steps(processes) * steps // batches)
 
 
 def configuration(

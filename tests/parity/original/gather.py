@@ -49,3 +49,36 @@ def document():
         outside = accelerator.gather_for_metrics(torch.arange(6)).tolist()
         cases.append({**case, "batches": batches, "six_rows_after_the_loop": outside})
     return {"cases": cases}
+
+
+SEVERAL_CASES = [
+    {"samples": 9, "batch_size": 5, "drop_last": False},
+    {"samples": 22, "batch_size": 4, "drop_last": False},
+    {"samples": 16, "batch_size": 2, "drop_last": False},
+    {"samples": 21, "batch_size": 2, "drop_last": True},
+    {"samples": 3, "batch_size": 1, "drop_last": False},
+    {"samples": 1, "batch_size": 3, "drop_last": False},
+    {"samples": 21, "batch_size": 8, "drop_last": False, "dataloader_config": {"split_batches": True}},
+]
+
+
+def several_document(size):
+    """The same in several processes: what every rank gets back is the same."""
+    cases = []
+    for case in SEVERAL_CASES:
+        accelerator = fresh_accelerator({**CONFIGURATION, **case})
+        ids = torch.arange(case["samples"])
+        loader = accelerator.prepare(
+            DataLoader(TensorDataset(ids), batch_size=case["batch_size"], drop_last=case["drop_last"])
+        )
+        batches = [
+            {
+                "own": x.tolist(),
+                "ids": accelerator.gather_for_metrics(x).tolist(),
+                "one_a_rank": accelerator.gather_for_metrics(torch.tensor(accelerator.process_index)).tolist(),
+                "texts": accelerator.gather_for_metrics([str(value) for value in x.tolist()], use_gather_object=True),
+            }
+            for (x,) in loader
+        ]
+        cases.append({**case, "length": len(loader), "batches": batches})
+    return {"cases": cases}

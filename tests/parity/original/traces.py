@@ -3,7 +3,7 @@
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import DataLoaderConfiguration, GradientAccumulationPlugin
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import (
@@ -12,6 +12,7 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
+from . import configurations
 from . import problem as problems
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -31,6 +32,7 @@ def fresh_accelerator(configuration):
             adjust_scheduler=False,
         ),
         step_scheduler_with_optimizer=configuration["step_scheduler_with_optimizer"],
+        dataloader_config=DataLoaderConfiguration(**configuration.get("dataloader_config", {})),
     )
 
 
@@ -123,7 +125,10 @@ class Recording:
         document["initial_learning_rates"] = self.initial_rates
         document["learning_rates"] = self.rates
         document["final_state"] = {
-            role: {key: value.flatten().tolist() for key, value in model.state_dict().items()}
+            role: {
+                key: value.flatten().tolist()
+                for key, value in self._accelerator.unwrap_model(model).state_dict().items()
+            }
             for role, model in models.items()
         }
         return document
@@ -292,8 +297,9 @@ def refuse_idle(configuration, document):
     """A trace that never does what its name says would prove nothing."""
     name = configuration["name"]
     steps = sum(document["sync_gradients"])
-    if steps < 26:
-        raise ValueError(f"{name}: only {steps} optimizer steps, expected at least 26")
+    expected = configurations.optimizer_steps(configuration.get("processes", 1))
+    if steps < expected:
+        raise ValueError(f"{name}: only {steps} optimizer steps, expected at least {expected}")
     if configuration["clip"]["kind"] == "norm":
         norms = [norm for column in document["norms"].values() for norm in column if norm is not None]
         if max(norms) <= configuration["clip"]["max_norm"]:

@@ -1,0 +1,85 @@
+"""Runs the original in several processes: gloo on one host, one process a rank, all cases one after the other."""
+
+import os
+import pickle
+import tempfile
+import traceback
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from accelerate.state import AcceleratorState, GradientState
+
+from . import collectives, gather, several_configurations, traces
+
+
+def _of_rank(rank, size, problem):
+    """What this rank records, by file name."""
+    documents = {}
+    for configuration in several_configurations.configurations(size):
+        documents[f"traces-{size}/{configuration['name']}.json"] = traces.trace(configuration, problem)
+    documents[f"gather_for_metrics-{size}.json"] = gather.several_document(size)
+    documents[f"collectives-{size}.json"] = collectives.document(rank, size)
+    return documents
+
+
+def _work(rank, size, folder, problem):
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
+    try:
+        result = _of_rank(rank, size, problem)
+    except Exception:
+        result = traceback.format_exc()
+    (Path(folder) / f"rank{rank}").write_bytes(pickle.dumps(result))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    if isinstance(result, str):
+        os._exit(1)  # the others may wait for this rank: the parent ends them
+    dist.destroy_process_group()
+
+
+# What belongs to a rank. The rest must be the same on all of them.
+_OWN = ("losses", "ranks")
+
+
+def _merged(name, ranks):
+    first = dict(ranks[0])
+    if "configuration" in first:
+        buffers = _drop_buffers(ranks)
+        for rank, other in enumerate(ranks):
+            for key in first:
+                if key in _OWN or key == "final_state":
+                    continue
+                if str(other[key]) != str(first[key]):
+                    raise ValueError(f"{name}: rank {rank} recorded another {key} than rank 0")
+            if buffers[rank] != buffers[0]:
+                raise ValueError(f"{name}: rank {rank} ended with other parameters than rank 0")
+        first["losses"] = {role: [other["losses"][role] for other in ranks] for role in first["losses"]}
+        return first
+    return {"ranks": ranks}
+
+
+def _drop_buffers(ranks):
+    """Parameters only: buffers are those of rank 0 at the last forward, then each rank's own."""
+    names = ("running_mean", "running_var", "num_batches_tracked")
+    return [
+        {
+            role: {key: value for key, value in state.items() if not key.endswith(names)}
+            for role, state in other["final_state"].items()
+        }
+        for other in ranks
+    ]
+
+
+def documents(size, problem):
+    """Every fixture of that many processes as {relative path: document}."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(_work, args=(size, folder, problem), nprocs=size, join=False).join(timeout=None)
+        ranks = []
+        for rank in range(size):
+            result = pickle.loads((Path(folder) / f"rank{rank}").read_bytes())
+            if isinstance(result, str):
+                raise RuntimeError(f"rank {rank}: {result}")
+            ranks.append(result)
+    return {name: _merged(name, [rank[name] for rank in ranks]) for name in ranks[0]}
