@@ -4,6 +4,7 @@
 #include <torch/optim/adamw.h>
 
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "accelerate/optim/fused_update.h"
@@ -11,12 +12,12 @@
 namespace accelerate::internal {
 namespace {
 
-struct AdamWKind {
+struct AdamW {
   using Options = torch::optim::AdamWOptions;
   using State = torch::optim::AdamWParamState;
   static constexpr std::string_view kName = "fused adamw";
 };
-struct AdamKind {
+struct Adam {
   using Options = torch::optim::AdamOptions;
   using State = torch::optim::AdamParamState;
   static constexpr std::string_view kName = "fused adam";
@@ -33,23 +34,23 @@ struct Lists {
   std::vector<at::Tensor> parameters, gradients, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps;
 };
 
-void run(AdamWKind, Lists& l, const Scalars& s) {
+void run(AdamW, Lists& l, const Scalars& s) {
   at::_fused_adamw_(l.parameters, l.gradients, l.exp_avgs, l.exp_avg_sqs, l.max_exp_avg_sqs, l.steps, s.lr, s.beta1,
                     s.beta2, s.weight_decay, s.eps, s.amsgrad, /*maximize=*/false);
 }
-void run(AdamKind, Lists& l, const Scalars& s) {
+void run(Adam, Lists& l, const Scalars& s) {
   at::_fused_adam_(l.parameters, l.gradients, l.exp_avgs, l.exp_avg_sqs, l.max_exp_avg_sqs, l.steps, s.lr, s.beta1,
                    s.beta2, s.weight_decay, s.eps, s.amsgrad, /*maximize=*/false);
 }
 
-template <class Kind>
+template <class Which>
 class FusedAdam final : public FusedUpdate {
-  using Options = typename Kind::Options;
-  using State = typename Kind::State;
+  using Options = typename Which::Options;
+  using State = typename Which::State;
 
  public:
   using FusedUpdate::FusedUpdate;
-  std::string_view name() const override { return Kind::kName; }
+  std::string_view name() const override { return Which::kName; }
 
  private:
   bool takes_state(const torch::optim::OptimizerParamGroup& group, const at::Tensor& parameter) const override {
@@ -66,23 +67,31 @@ class FusedAdam final : public FusedUpdate {
     const auto& options = static_cast<const Options&>(group.options());
     const auto [beta1, beta2] = options.betas();
     const Scalars scalars{options.lr(), beta1, beta2, options.weight_decay(), options.eps(), options.amsgrad()};
-    // One call a step count. Usually there is one; a parameter whose gradient was missing at times has its own.
-    std::map<int64_t, Lists> calls;
+    // One call a kind of tensor and step count. Usually there is one; a parameter whose gradient was missing at times
+    // has a count of its own.
+    struct Call {
+      Lists lists;
+      std::vector<State*> states;
+    };
+    std::map<std::pair<int64_t, Kind>, Call> calls;
     for (const at::Tensor& parameter : group.params()) {
       if (!parameter.grad().defined()) continue;
       State& state = state_of(parameter, scalars.amsgrad);
-      state.step(state.step() + 1);
-      Lists& lists = calls[state.step()];
-      lists.parameters.push_back(parameter);
-      lists.gradients.push_back(parameter.grad());
-      lists.exp_avgs.push_back(state.exp_avg());
-      lists.exp_avg_sqs.push_back(state.exp_avg_sq());
-      if (scalars.amsgrad) lists.max_exp_avg_sqs.push_back(state.max_exp_avg_sq());
+      Call& call = calls[{state.step() + 1, kind_of(parameter)}];
+      call.states.push_back(&state);
+      call.lists.parameters.push_back(parameter);
+      call.lists.gradients.push_back(parameter.grad());
+      call.lists.exp_avgs.push_back(state.exp_avg());
+      call.lists.exp_avg_sqs.push_back(state.exp_avg_sq());
+      if (scalars.amsgrad) call.lists.max_exp_avg_sqs.push_back(state.max_exp_avg_sq());
     }
-    for (auto& [step, lists] : calls) {
-      const auto on = lists.parameters.front().options().dtype(at::kFloat);
-      lists.steps.assign(lists.parameters.size(), at::scalar_tensor(static_cast<double>(step), on));
-      run(Kind{}, lists, scalars);
+    for (auto& [key, call] : calls) {
+      const int64_t step = key.first;
+      // On a GPU this is one small kernel with the count as its argument: nothing is copied from the host.
+      const auto on = call.lists.parameters.front().options().dtype(at::kFloat);
+      call.lists.steps.assign(call.lists.parameters.size(), at::scalar_tensor(static_cast<double>(step), on));
+      run(Which{}, call.lists, scalars);
+      for (State* state : call.states) state->step(step);  // last: a kernel that was refused has stepped nothing
     }
   }
 
@@ -106,10 +115,10 @@ class FusedAdam final : public FusedUpdate {
 }  // namespace
 
 std::unique_ptr<Update> make_fused_adamw(torch::optim::Optimizer& optimizer) {
-  return std::make_unique<FusedAdam<AdamWKind>>(optimizer);
+  return std::make_unique<FusedAdam<AdamW>>(optimizer);
 }
 std::unique_ptr<Update> make_fused_adam(torch::optim::Optimizer& optimizer) {
-  return std::make_unique<FusedAdam<AdamKind>>(optimizer);
+  return std::make_unique<FusedAdam<Adam>>(optimizer);
 }
 
 }  // namespace accelerate::internal

@@ -2,6 +2,8 @@
 #include <ATen/ATen.h>
 #include <torch/optim/sgd.h>
 
+#include <map>
+#include <utility>
 #include <vector>
 
 #include "accelerate/optim/fused_update.h"
@@ -32,21 +34,24 @@ class FusedSgd final : public FusedUpdate {
     const auto& options = static_cast<const Options&>(group.options());
     const bool momentum = options.momentum() != 0;
     // The first step of a parameter sets its buffer to the gradient, undamped; later ones blend.
-    Lists first, later;
+    std::map<std::pair<bool, Kind>, Lists> calls;
     for (const at::Tensor& parameter : group.params()) {
       if (!parameter.grad().defined()) continue;
       const State* state = find_state(parameter);
-      Lists& lists = momentum && state == nullptr ? first : later;
+      const bool first = momentum && state == nullptr;
+      Lists& lists = calls[{first, kind_of(parameter)}];
       lists.parameters.push_back(parameter);
       lists.gradients.push_back(parameter.grad());
-      if (momentum)
-        lists.momentum_buffers.push_back(state != nullptr ? state->momentum_buffer() : new_buffer(parameter));
+      if (first) lists.momentum_buffers.push_back(at::empty_like(parameter, at::MemoryFormat::Preserve));
+      if (momentum && !first) lists.momentum_buffers.push_back(state->momentum_buffer());
     }
-    for (Lists* lists : {&first, &later}) {
-      if (lists->parameters.empty()) continue;
-      at::_fused_sgd_(lists->parameters, lists->gradients, lists->momentum_buffers, options.weight_decay(),
+    for (auto& [key, lists] : calls) {
+      const bool first = key.first;
+      at::_fused_sgd_(lists.parameters, lists.gradients, lists.momentum_buffers, options.weight_decay(),
                       options.momentum(), options.lr(), options.dampening(), options.nesterov(), /*maximize=*/false,
-                      /*is_first_step=*/lists == &first);
+                      /*is_first_step=*/first);
+      // After the kernel: a buffer that it did not fill must not be found by the next step.
+      if (first) keep_buffers(lists);
     }
   }
 
@@ -58,12 +63,12 @@ class FusedSgd final : public FusedUpdate {
     return state.momentum_buffer().defined() ? &state : nullptr;
   }
 
-  at::Tensor new_buffer(const at::Tensor& parameter) {
-    auto state = std::make_unique<State>();
-    state->momentum_buffer(at::empty_like(parameter, at::MemoryFormat::Preserve));
-    const at::Tensor buffer = state->momentum_buffer();
-    optimizer_.state()[parameter.unsafeGetTensorImpl()] = std::move(state);
-    return buffer;
+  void keep_buffers(const Lists& lists) {
+    for (size_t i = 0; i < lists.parameters.size(); ++i) {
+      auto state = std::make_unique<State>();
+      state->momentum_buffer(lists.momentum_buffers[i]);
+      optimizer_.state()[lists.parameters[i].unsafeGetTensorImpl()] = std::move(state);
+    }
   }
 };
 

@@ -2,6 +2,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <tuple>
+
 #include "accelerate/optim/update.h"
 
 namespace torch::optim {
@@ -26,6 +28,12 @@ class FusedUpdate : public Update {
   /// True when the kernels read `other` (a gradient or state) beside `parameter` correctly: a short one would be read
   /// out of bounds, other strides would mix up elements silently.
   static bool fits_beside(const at::Tensor& parameter, const at::Tensor& other);
+
+  /// Device and dtype, which all tensors of one kernel call share.
+  using Kind = std::tuple<c10::DeviceType, c10::DeviceIndex, at::ScalarType>;
+  static Kind kind_of(const at::Tensor& parameter) {
+    return {parameter.device().type(), parameter.device().index(), parameter.scalar_type()};
+  }
 
   torch::optim::Optimizer& optimizer_;
 

@@ -1,0 +1,45 @@
+#include "accelerate/optim/move_state.h"
+
+#include <torch/optim/adagrad.h>
+#include <torch/optim/adam.h>
+#include <torch/optim/adamw.h>
+#include <torch/optim/rmsprop.h>
+#include <torch/optim/sgd.h>
+
+#include <vector>
+
+namespace accelerate::internal {
+namespace {
+
+std::vector<at::Tensor*> tensors_of(torch::optim::OptimizerParamState& state) {
+  using namespace torch::optim;  // NOLINT: the five names below
+  if (auto* adamw = dynamic_cast<AdamWParamState*>(&state)) {
+    return {&adamw->exp_avg(), &adamw->exp_avg_sq(), &adamw->max_exp_avg_sq()};
+  }
+  if (auto* adam = dynamic_cast<AdamParamState*>(&state)) {
+    return {&adam->exp_avg(), &adam->exp_avg_sq(), &adam->max_exp_avg_sq()};
+  }
+  if (auto* sgd = dynamic_cast<SGDParamState*>(&state)) return {&sgd->momentum_buffer()};
+  if (auto* adagrad = dynamic_cast<AdagradParamState*>(&state)) return {&adagrad->sum()};
+  if (auto* rmsprop = dynamic_cast<RMSpropParamState*>(&state)) {
+    return {&rmsprop->square_avg(), &rmsprop->momentum_buffer(), &rmsprop->grad_avg()};
+  }
+  return {};
+}
+
+}  // namespace
+
+void move_state(torch::optim::Optimizer& optimizer) {
+  auto& states = optimizer.state();
+  for (const auto& group : optimizer.param_groups()) {
+    for (const at::Tensor& parameter : group.params()) {
+      const auto found = states.find(parameter.unsafeGetTensorImpl());
+      if (found == states.end()) continue;
+      for (at::Tensor* tensor : tensors_of(*found->second)) {
+        if (tensor->defined() && tensor->device() != parameter.device()) *tensor = tensor->to(parameter.device());
+      }
+    }
+  }
+}
+
+}  // namespace accelerate::internal
