@@ -14,6 +14,7 @@ class Environment {
   /// A copy of this process's environment; the only place that reads it.
   static Environment of_process();
 
+  const std::map<std::string, std::string>& all() const { return variables_; }
   std::optional<std::string> text(const std::string& name) const;
   /// Throws ConfigError if the variable is set to anything but an integer.
   std::optional<int64_t> integer(const std::string& name) const;
