@@ -111,12 +111,11 @@ LaunchPlan plan_launch(const LaunchOptions& options, const Environment& environm
   const int64_t here = processes_here(options, gpus);
   require_gpu_each(here, gpus);
   if (options.program.empty()) {
-    throw ConfigError(
-        {.place = "launch",
-         .what = "There is no program to start",
-         .got = "options only",
-         .expected = "a program after the options",
-         .remedy = "Type: accelerate-cpp launch --num-processes " + std::to_string(here) + " ./program});
+    throw ConfigError({.place = "launch",
+                       .what = "There is no program to start",
+                       .got = "options only",
+                       .expected = "a program after the options",
+                       .remedy = "Type: accelerate-cpp launch --num-processes " + std::to_string(here) + " ./program"});
   }
   LaunchPlan plan;
   plan.program = options.program;
@@ -126,16 +125,16 @@ LaunchPlan plan_launch(const LaunchOptions& options, const Environment& environm
   const int64_t machine_rank = options.machine_rank.value_or(0);
   if (machine_rank == 0) plan.reserve = static_cast<uint16_t>(options.main_process_port.value_or(0));
   for (int64_t local = 0; local < here; ++local) {
-      RankPlan one{.rank = machine_rank * here + local,
-                   .variables = shared_variables(options, environment, machine.cores, here)};
-      for (const char* prefix : {"", "ROLE_"}) {
-        one.variables[std::string(prefix) + "RANK"] = std::to_string(one.rank);
-        one.variables[std::string(prefix) + "WORLD_SIZE"] = std::to_string(plan.world_size);
-      }
-      one.variables["LOCAL_RANK"] = std::to_string(local);
-      plan.ranks.push_back(std::move(one));
+    RankPlan one{.rank = machine_rank * here + local,
+                 .variables = shared_variables(options, environment, machine.cores, here)};
+    for (const char* prefix : {"", "ROLE_"}) {
+      one.variables[std::string(prefix) + "RANK"] = std::to_string(one.rank);
+      one.variables[std::string(prefix) + "WORLD_SIZE"] = std::to_string(plan.world_size);
+    }
+    one.variables["LOCAL_RANK"] = std::to_string(local);
+    plan.ranks.push_back(std::move(one));
   }
   return plan;
-  }
+}
 
 }  // namespace accelerate::launch
