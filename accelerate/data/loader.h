@@ -32,7 +32,8 @@ std::vector<ExampleOf<D>> examples_of(D& dataset, std::span<const int64_t> indic
 }  // namespace internal
 
 /// Batches of a data set, typed by the batch: `for (auto& [images, labels] : loader)`. The reference is valid until the
-/// next batch. Passes over a prepared loader yield batches on `accelerator.device()`. Copies share the epoch count.
+/// next batch. Passes over a prepared loader yield this process's batches on `accelerator.device()`: each process sees
+/// another part of the same order. Copies share the epoch count.
 /// Source: `torch.utils.data.DataLoader`; the order of a shuffled pass is a function of (seed, epoch) alone.
 template <class Batch>
 class DataLoader {
@@ -82,8 +83,10 @@ class DataLoader {
   Iterator begin() const { return Iterator(std::make_unique<internal::LoaderPass>(core_)); }
   std::default_sentinel_t end() const { return {}; }
 
-  /// Batches in one pass.
+  /// Batches in one pass, of this process when prepared.
   int64_t size() const { return core_->batches(); }
+  /// Examples in one batch, over all processes when prepared.
+  int64_t total_batch_size() const { return core_->total_batch_size(); }
   /// Examples in the data set.
   int64_t num_samples() const { return core_->samples(); }
   /// The epoch whose order the next pass takes.

@@ -3,6 +3,9 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <algorithm>
+#include <limits>
+#include <ranges>
 #include <string>
 
 #include "accelerate/core/error.h"
@@ -10,10 +13,6 @@
 
 namespace accelerate::internal {
 namespace {
-
-BatchPlan plan_of(int64_t samples, const DataLoaderOptions& options) {
-  return {.samples = samples, .batch_size = options.batch_size, .drop_last = options.drop_last};
-}
 
 void check(int64_t samples, const DataLoaderOptions& options) {
   if (options.batch_size < 1) {
@@ -30,14 +29,66 @@ void check(int64_t samples, const DataLoaderOptions& options) {
                      .expected = "1 or more examples",
                      .remedy = "Check where the data set reads from"});
   }
-  if (plan_of(samples, options).batches() == 0) {
-    throw DataError({.place = "DataLoader",
-                     .what = "The data set gives no batch",
-                     .got = std::to_string(samples) + " examples with .batch_size = " +
-                            std::to_string(options.batch_size) + " and .drop_last = true",
-                     .expected = "at least one full batch",
-                     .remedy = "Lower the batch size or keep the last batch"});
+}
+
+void check_batches(const ShardPlan& plan, int64_t batch_size) {
+  // Ragged ends may leave a rank without a batch; with drop_last, none means none for all.
+  if (!plan.drop_last || plan.batches() > 0) return;
+  const std::string ranks = plan.shard.size == 1 ? "" : " over " + std::to_string(plan.shard.size) + " processes";
+  throw DataError({.place = "DataLoader",
+                   .what = "The data set gives no batch",
+                   .got = std::to_string(plan.samples) + " examples with .batch_size = " + std::to_string(batch_size) +
+                          " and .drop_last = true" + ranks,
+                   .expected = plan.shard.size == 1 ? "at least one full batch"
+                                                    : "at least " + std::to_string(plan.total_batch_size()) +
+                                                          ", a batch for each process",
+                   .remedy = "Lower the batch size or keep the last batch"});
+}
+
+void check_shard(const DataShard& shard, int64_t batch_size) {
+  if (shard.split_batches && batch_size % shard.size != 0) {
+    throw ConfigError(
+        {.place = "split_batches",
+         .what = "The batch cannot be split into equal parts for the processes",
+         .got = ".batch_size = " + std::to_string(batch_size) + " for " + std::to_string(shard.size) + " processes",
+         .expected = "a round multiple of the number of processes",
+         .remedy = "Change DataLoaderOptions::batch_size, or leave out split_batches"});
   }
+  if (!shard.split_batches && batch_size > std::numeric_limits<int64_t>::max() / shard.size) {
+    throw ConfigError(
+        {.place = "DataLoader",
+         .what = "The batches of all processes have more examples than can be counted",
+         .got = ".batch_size = " + std::to_string(batch_size) + " for " + std::to_string(shard.size) + " processes",
+         .expected = "a product below 2^63",
+         .remedy = "Lower DataLoaderOptions::batch_size"});
+  }
+}
+
+std::string describe(std::span<const int64_t> row) {
+  std::string text = std::to_string(row[0]) + " examples, .batch_size = " + std::to_string(row[1]);
+  text += std::string(", .shuffle = ") + (row[2] != 0 ? "true" : "false");
+  return text + ", .drop_last = " + (row[3] != 0 ? "true" : "false");
+}
+
+/// Rank 0's seed. Ranks whose data or options differ would count batches differently, and wait for each other forever.
+uint64_t agree(int64_t samples, const DataLoaderOptions& options, const LoaderPlacement& placement) {
+  constexpr int64_t kCompared = 4;
+  const std::vector<int64_t> own{samples, options.batch_size, options.shuffle, options.drop_last,
+                                 static_cast<int64_t>(*options.seed)};
+  const at::Tensor row = at::tensor(own, at::kLong).unsqueeze(0).to(placement.device);
+  const at::Tensor table = placement.group.all_gather(row).cpu().contiguous();
+  const auto row_of = [&](int64_t rank) {
+    return std::span(table.const_data_ptr<int64_t>() + rank * table.size(1), static_cast<size_t>(table.size(1)));
+  };
+  for (int64_t rank = 1; rank < table.size(0); ++rank) {
+    if (std::ranges::equal(row_of(0).first(kCompared), row_of(rank).first(kCompared))) continue;
+    throw DataError({.place = "prepare",
+                     .what = "The processes prepare different loaders",
+                     .got = describe(row_of(rank)) + " on process " + std::to_string(rank),
+                     .expected = describe(row_of(0)) + ", as on process 0",
+                     .remedy = "Build the same loader over the whole data set everywhere: prepare() shares it out"});
+  }
+  return static_cast<uint64_t>(row_of(0).back());
 }
 
 }  // namespace
@@ -45,24 +96,36 @@ void check(int64_t samples, const DataLoaderOptions& options) {
 LoaderCore::LoaderCore(int64_t samples, Fetch fetch, DataLoaderOptions options)
     : samples_(samples), fetch_(std::move(fetch)), options_(options) {
   check(samples_, options_);
+  check_batches(plan(), options_.batch_size);
   // Taken when the loader is built, so that what is drawn later (initial weights, dropout) cannot change the order.
   if (!options_.seed) options_.seed = at::detail::getDefaultCPUGenerator().current_seed();
 }
 
 std::shared_ptr<LoaderCore> LoaderCore::prepared(LoaderPlacement placement) const {
   auto core = std::make_shared<LoaderCore>(samples_, fetch_, options_);
+  if (placement.shard.size > 1) {
+    core->options_.seed = agree(samples_, options_, placement);
+    check_shard(placement.shard, options_.batch_size);
+  }
   core->placement_ = std::move(placement);
+  check_batches(core->plan(), options_.batch_size);
   return core;
 }
 
-int64_t LoaderCore::batches() const { return plan_of(samples_, options_).batches(); }
+ShardPlan LoaderCore::plan() const {
+  const DataShard shard = placement_ ? placement_->shard : DataShard{};
+  return {.samples = samples_,
+          .batch_size = shard.split_batches ? options_.batch_size / shard.size : options_.batch_size,
+          .drop_last = options_.drop_last,
+          .shard = shard};
+}
 
 LoaderPass::LoaderPass(std::shared_ptr<LoaderCore> loader) : loader_(std::move(loader)) {
   const DataLoaderOptions& options = loader_->options_;
   const int64_t epoch = loader_->epoch_++;
   order_ =
       options.shuffle ? shuffled_order(loader_->samples_, *options.seed, epoch) : sequential_order(loader_->samples_);
-  progress_.remainder = plan_of(loader_->samples_, options).remainder();
+  progress_.remainder = loader_->plan().remainder();
   if (loader_->placement_) {
     loader_->placement_->active->enter(&progress_);
     entered_ = true;
@@ -77,13 +140,13 @@ void LoaderPass::leave() {
 }
 
 void* LoaderPass::next() {
-  const BatchPlan plan = plan_of(loader_->samples_, loader_->options_);
+  const ShardPlan plan = loader_->plan();
   current_ = {};  // frees the last batch before the next one is made
   if (position_ == plan.batches()) {
     leave();
     return nullptr;
   }
-  current_ = loader_->fetch_(plan.batch(order_, position_));
+  current_ = loader_->fetch_(plan.batch(order_, position_, filled_));
   ++position_;
   progress_.end_of_dataloader = position_ == plan.batches();
   if (loader_->placement_) {

@@ -10,13 +10,15 @@
 #include <span>
 #include <vector>
 
+#include "accelerate/comm/group.h"
 #include "accelerate/data/active_loaders.h"
+#include "accelerate/data/shard.h"
 #include "accelerate/tensor/tree.h"
 
 namespace accelerate {
 
 struct DataLoaderOptions {
-  int64_t batch_size = 1;
+  int64_t batch_size = 1;             ///< of each process; with `split_batches`, of all together
   bool shuffle = false;               ///< a new order each epoch, drawn from (seed, epoch)
   bool drop_last = false;             ///< leave out a last batch that would be short
   std::optional<uint64_t> seed = {};  ///< of the order; unset: the seed of LibTorch's default generator (`set_seed`)
@@ -37,6 +39,8 @@ using Fetch = std::function<Slot(std::span<const int64_t> indices)>;
 struct LoaderPlacement {
   c10::Device device;
   std::shared_ptr<ActiveLoaders> active;
+  DataShard shard = {};
+  Group group = {};  ///< the ranks that share the data
 };
 
 class LoaderPass;
@@ -47,11 +51,14 @@ class LoaderCore {
   /// Throws ConfigError for a batch size below 1, DataError for an empty data set or one that gives no batch at all.
   LoaderCore(int64_t samples, Fetch fetch, DataLoaderOptions options);
 
-  /// The same data and options, counting epochs from 0, with batches on the device.
+  /// The same data and options, counting epochs from 0, with this rank's batches on the device. Reached by every rank:
+  /// in one small exchange they take rank 0's seed and compare the rest. Throws DataError when they differ or when the
+  /// ranks get no batch, ConfigError for a batch that cannot be split.
   std::shared_ptr<LoaderCore> prepared(LoaderPlacement placement) const;
   bool is_prepared() const { return placement_.has_value(); }
 
-  int64_t batches() const;
+  int64_t batches() const { return plan().batches(); }
+  int64_t total_batch_size() const { return plan().total_batch_size(); }
   int64_t samples() const { return samples_; }
   const DataLoaderOptions& options() const { return options_; }
   void set_epoch(int64_t epoch) { epoch_ = epoch; }
@@ -59,6 +66,7 @@ class LoaderCore {
 
  private:
   friend class LoaderPass;
+  ShardPlan plan() const;
   int64_t samples_;
   Fetch fetch_;
   DataLoaderOptions options_;
@@ -81,6 +89,7 @@ class LoaderPass {
   void leave();
   std::shared_ptr<LoaderCore> loader_;
   std::vector<int64_t> order_;
+  std::vector<int64_t> filled_;
   int64_t position_ = 0;  ///< batches handed out
   Slot current_;
   LoaderProgress progress_;

@@ -1,6 +1,5 @@
 #include "accelerate/data/sampler.h"
 
-#include <algorithm>
 #include <numeric>
 #include <random>
 #include <utility>
@@ -42,15 +41,5 @@ std::vector<int64_t> shuffled_order(int64_t size, uint64_t seed, int64_t epoch) 
   for (uint64_t left = order.size(); left > 1; --left) std::swap(order[left - 1], order[bounded(generator, left)]);
   return order;
 }
-
-int64_t BatchPlan::batches() const { return samples / batch_size + (!drop_last && samples % batch_size != 0 ? 1 : 0); }
-
-std::span<const int64_t> BatchPlan::batch(std::span<const int64_t> order, int64_t index) const {
-  const int64_t begin = index * batch_size;
-  const int64_t size = std::min(batch_size, samples - begin);
-  return order.subspan(static_cast<size_t>(begin), static_cast<size_t>(size));
-}
-
-int64_t BatchPlan::remainder() const { return drop_last ? -1 : samples % batch_size; }
 
 }  // namespace accelerate
