@@ -123,7 +123,7 @@ at::Tensor Accelerator::reduce_tensor(const at::Tensor& tensor, const ReduceOpti
   const ReduceOp op = reduce_op(options.reduction);
   if (!tensor.defined()) return tensor;
   at::Tensor out = tensor.clone();
-  runtime().group().all_reduce(out, op);
+  runtime().group().all_reduce(out, op).wait();
   return out;
 }
 

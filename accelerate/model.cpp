@@ -8,18 +8,21 @@
 namespace accelerate::internal {
 
 ModelCore::ModelCore(std::shared_ptr<torch::nn::Module> module, c10::Device device, PrecisionPolicy policy,
-                     std::unique_ptr<Strategy> strategy, const Group& group, std::shared_ptr<const SyncSchedule> sync)
+                     std::unique_ptr<Strategy> strategy, const Group& group, std::shared_ptr<const SyncSchedule> sync,
+                     Log log)
     : module_(std::move(module)),
       device_(device),
       policy_(policy),
       strategy_(std::move(strategy)),
       sync_(std::move(sync)),
-      table_(strategy_->attach({.module = *module_, .group = group, .precision = policy_})) {}
+      table_(strategy_->attach({.module = *module_, .group = group, .precision = policy_, .log = std::move(log)})) {}
 
 ModelCore::~ModelCore() = default;
 
 void ModelCore::run(ForwardCall& call) {
-  if (!sync_->closed()) strategy_->before_forward();
+  if (!sync_->closed()) {
+    strategy_->before_forward(sync_->sync_gradients() ? GradientSync::kReduce : GradientSync::kAccumulate);
+  }
   {
     const AutocastScope autocast = autocast_scope(policy_, device_.type());
     call.invoke();

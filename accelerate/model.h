@@ -34,7 +34,7 @@ class ModelCore {
  public:
   /// Attaches the strategy. Throws what it throws; nothing else has happened then.
   ModelCore(std::shared_ptr<torch::nn::Module> module, c10::Device device, PrecisionPolicy policy,
-            std::unique_ptr<Strategy> strategy, const Group& group, std::shared_ptr<const SyncSchedule> sync);
+            std::unique_ptr<Strategy> strategy, const Group& group, std::shared_ptr<const SyncSchedule> sync, Log log);
   ~ModelCore();
 
   /// Runs the call under the model's precision and strategy; after training has ended, under its precision alone.

@@ -1,8 +1,10 @@
 #include "accelerate/plan.h"
 
+#include <algorithm>
 #include <array>
 #include <string>
 
+#include "accelerate/comm/connect.h"
 #include "accelerate/core/error.h"
 #include "accelerate/core/registry.h"
 
@@ -99,13 +101,36 @@ Sourced<GradientAccumulationPlugin> resolve_accumulation(const AcceleratorOption
 Sourced<StrategyEntry> resolve_strategy(const AcceleratorOptions& options, const World& world) {
   Registry<StrategyEntry> known("strategy", builtin_strategies());
   for (const StrategyEntry& entry : options.extensions.strategies) known.add(entry);
+  const std::string processes = std::to_string(world.size) + (world.size == 1 ? " process" : " processes");
+  if (const auto& name = options.strategy.name()) {
+    const StrategyEntry* entry = known.find(*name);
+    if (entry == nullptr) {
+      throw ConfigError({.place = "strategy",
+                         .what = "The strategy is not known",
+                         .got = "\"" + *name + "\"",
+                         .expected = "one of " + known.names(),
+                         .remedy = "Leave AcceleratorOptions::strategy unset to get the one that applies"});
+    }
+    if (const auto refusal = entry->refusal(world)) {
+      throw ConfigError({.place = "strategy",
+                         .what = "The strategy cannot spread a model over these processes: " + *refusal,
+                         .got = "\"" + *name + "\" in " + processes,
+                         .expected = "a number of processes that it takes",
+                         .remedy = "Leave AcceleratorOptions::strategy unset to get the one that applies"});
+    }
+    return {*entry, "argument"};
+  }
+  std::vector<StrategyEntry> entries = known.all();
+  // What the host program handed in comes last and, among equals, is asked first.
+  std::reverse(entries.begin(), entries.end());
+  std::stable_sort(entries.begin(), entries.end(),
+                   [](const StrategyEntry& a, const StrategyEntry& b) { return a.preference > b.preference; });
   std::string reasons;
-  // What the host program handed in comes last and is asked first.
-  for (auto entry = known.all().rbegin(); entry != known.all().rend(); ++entry) {
-    const auto refusal = entry->refusal(world);
-    if (!refusal)
-      return {*entry, "applies to " + std::to_string(world.size) + (world.size == 1 ? " process" : " processes")};
-    reasons += (reasons.empty() ? "" : "; ") + entry->name + ": " + *refusal;
+  for (const StrategyEntry& entry : entries) {
+    if (entry.preference < 0) continue;
+    const auto refusal = entry.refusal(world);
+    if (!refusal) return {entry, "applies to " + processes};
+    reasons += (reasons.empty() ? "" : "; ") + entry.name + ": " + *refusal;
   }
   throw ConfigError({.place = "strategy",
                      .what = "No strategy can spread a model over these processes",
@@ -114,28 +139,71 @@ Sourced<StrategyEntry> resolve_strategy(const AcceleratorOptions& options, const
                      .remedy = "Start as many processes as one of them takes"});
 }
 
+/// What the host program says, else what the environment does.
+DiscoveredWorld resolve_world(const AcceleratorOptions& options, const Environment& environment) {
+  if (options.process_group) {
+    if (options.store) {
+      throw ConfigError({.place = "process_group",
+                         .what = "The place where ranks meet is given twice",
+                         .got = ".process_group and .store",
+                         .expected = "one of the two",
+                         .remedy = "Keep .process_group, which has a store already"});
+    }
+    return {"process group of the host program",
+            {.world = options.world ? *options.world : world_of(options.process_group)}};
+  }
+  if (options.world) {
+    if (options.world->size > 1 && !options.store) {
+      throw ConfigError({.place = "world",
+                         .what = "The processes have no place to meet",
+                         .got = ".world.size = " + std::to_string(options.world->size) + " without .store",
+                         .expected = "a c10d::Store that every rank can reach",
+                         .remedy = "Pass .store as well, or let the environment variables say both"});
+    }
+    return {"host program", {.world = *options.world}};
+  }
+  if (options.store) {
+    throw ConfigError({.place = "store",
+                       .what = "It is not clear which rank this process is",
+                       .got = ".store without .world",
+                       .expected = "both",
+                       .remedy = "Pass .world = {.rank = ..., .size = ...}"});
+  }
+  auto entries = builtin_environments();
+  for (const EnvironmentEntry& entry : options.extensions.environments) entries.push_back(entry);
+  return discover_world(std::move(entries), environment);
+}
+
 }  // namespace
 
 Plan resolve(const AcceleratorOptions& options, const Environment& environment) {
   refuse_foreign_engines(environment);
-  const DiscoveredWorld discovered = discover_world(builtin_environments(), environment);
+  const DiscoveredWorld discovered = resolve_world(options, environment);
+  const World& world = discovered.launched.world;
   const c10::Device device(c10::kCPU);
   const auto precision = resolve_precision(options, environment, device);
   const auto accumulation = resolve_accumulation(options, environment);
-  const auto strategy = resolve_strategy(options, discovered.world);
+  const auto strategy = resolve_strategy(options, world);
   const bool with_optimizer = options.step_scheduler_with_optimizer.value_or(true);
 
-  Plan plan{.world = discovered.world,
+  Plan plan{.world = world,
+            .rendezvous = discovered.launched.rendezvous,
+            .store = options.store,
+            .process_group = options.process_group,
+            .init_process_group = options.init_process_group,
             .device = device,
             .precision = precision.value,
             .strategy = strategy.value,
+            .strategy_options = options.strategy.options(),
             .accumulation = accumulation.value,
+            .data = options.dataloader_config.value_or(DataLoaderConfiguration{}),
             .step_scheduler_with_optimizer = with_optimizer,
             .fields = {}};
   const std::string from_world = "environment kind \"" + discovered.environment + "\"";
   plan.fields.add({"num_processes", std::to_string(plan.world.size), from_world});
   plan.fields.add({"process_index", std::to_string(plan.world.rank), from_world});
   plan.fields.add({"local_process_index", std::to_string(plan.world.local_rank), from_world});
+  plan.fields.add({"local_num_processes", std::to_string(plan.world.local_size), from_world});
   plan.fields.add({"device", device.str(), "default"});
   plan.fields.add({"strategy", plan.strategy.name, strategy.source});
   plan.fields.add({"mixed_precision", plan.precision.name, precision.source});
@@ -146,6 +214,9 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment) 
   plan.fields.add({"gradient_accumulation_steps", std::to_string(plan.accumulation.num_steps), accumulation.source});
   const std::string from_plugin = options.gradient_accumulation_plugin ? "argument" : "default";
   plan.fields.add({"sync_with_dataloader", yes_no(plan.accumulation.sync_with_dataloader), from_plugin});
+  const std::string from_data = options.dataloader_config ? "argument" : "default";
+  plan.fields.add({"even_batches", yes_no(plan.data.even_batches), from_data});
+  plan.fields.add({"split_batches", yes_no(plan.data.split_batches), from_data});
   plan.fields.add({"step_scheduler_with_optimizer", yes_no(with_optimizer),
                    options.step_scheduler_with_optimizer ? "argument" : "default"});
   return plan;

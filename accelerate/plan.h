@@ -12,10 +12,16 @@ namespace accelerate::internal {
 /// What was decided, once, from the options and the environment, and where each value came from.
 struct Plan {
   World world;
+  Rendezvous rendezvous;
+  StoreHandle store;
+  ProcessGroupHandle process_group;
+  InitProcessGroupKwargs init_process_group;
   c10::Device device{c10::kCPU};
   PrecisionEntry precision;
   StrategyEntry strategy;
+  std::any strategy_options;
   GradientAccumulationPlugin accumulation;
+  DataLoaderConfiguration data;
   bool step_scheduler_with_optimizer = true;
   Fields fields;
 };

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "accelerate/optim/move_state.h"
+
 namespace accelerate::internal {
 namespace {
 
@@ -12,6 +14,15 @@ template <class List, class Predicate>
 auto* find_in(List& list, Predicate predicate) {
   const auto found = std::find_if(list.begin(), list.end(), predicate);
   return found == list.end() ? nullptr : &*found;
+}
+
+/// With the gradients that are there, which LibTorch's own `to` leaves behind.
+void move(torch::nn::Module& module, c10::Device device) {
+  module.to(device);
+  for (at::Tensor& parameter : module.parameters()) {
+    at::Tensor& gradient = parameter.mutable_grad();
+    if (gradient.defined() && gradient.device() != parameter.device()) gradient = gradient.to(parameter.device());
+  }
 }
 
 /// Builds one item at a time into the list of all that is prepared; what is there already is used again.
@@ -30,9 +41,10 @@ class Build {
       return;
     }
     const Plan& plan = context_.plan;
-    item.module->to(plan.device);
-    item.prepared = std::make_shared<ModelCore>(item.module, plan.device, plan.precision.policy, plan.strategy.make(),
-                                                context_.group, context_.sync);
+    move(*item.module, plan.device);
+    item.prepared = std::make_shared<ModelCore>(item.module, plan.device, plan.precision.policy,
+                                                plan.strategy.make(plan.strategy_options), context_.group,
+                                                context_.sync, context_.log);
     all_.models.push_back(item.prepared);
   }
 
@@ -40,6 +52,7 @@ class Build {
     if (item.prepared == nullptr) item.prepared = find_optimizer(item.optimizer);
     if (item.prepared == nullptr) {
       if (item.take != nullptr) item.optimizer = item.take(*item.optimizer);
+      move_state(*item.optimizer);
       item.prepared = std::make_shared<OptimizerCore>(item.optimizer, context_.sync);
       all_.optimizers.push_back(item.prepared);
     }
@@ -51,7 +64,14 @@ class Build {
       item.prepared = known.prepared.lock();
       if (item.prepared && (known.given.lock() == item.loader || item.prepared == item.loader)) return;
     }
-    item.prepared = item.loader->prepared({.device = context_.plan.device, .active = context_.active_loaders});
+    const Plan& plan = context_.plan;
+    item.prepared = item.loader->prepared({.device = plan.device,
+                                           .active = context_.active_loaders,
+                                           .shard = {.rank = context_.group.rank(),
+                                                     .size = context_.group.size(),
+                                                     .even_batches = plan.data.even_batches,
+                                                     .split_batches = plan.data.split_batches},
+                                           .group = context_.group});
     all_.loaders.push_back({item.loader, item.prepared});
   }
 
@@ -67,7 +87,7 @@ class Build {
     }
     item.prepared = {.optimizer = std::move(optimizer),
                      .with_optimizer = context_.plan.step_scheduler_with_optimizer,
-                     .steps_per_update = context_.group.size()};
+                     .steps_per_update = context_.plan.data.split_batches ? 1 : context_.group.size()};
   }
 
  private:

@@ -31,6 +31,7 @@ struct PreparedObjects {
 struct PreparationContext {
   const Plan& plan;
   const Group& group;
+  const Log& log;
   std::shared_ptr<SyncSchedule> sync;
   std::shared_ptr<ActiveLoaders> active_loaders;
 };

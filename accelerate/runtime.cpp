@@ -2,8 +2,11 @@
 
 #include <torch/csrc/autograd/autograd.h>
 
+#include <exception>
 #include <sstream>
 
+#include "accelerate/comm/connect.h"
+#include "accelerate/comm/group_core.h"
 #include "accelerate/core/error.h"
 #include "accelerate/core/heap.h"
 
@@ -33,6 +36,15 @@ void check_loss(const at::Tensor& loss) {
 Runtime::Runtime(Plan plan, LogSink sink)
     : plan_(std::move(plan)),
       log_(std::move(sink), plan_.world.rank),
+      group_(connect({.world = plan_.world,
+                      .rendezvous = plan_.rendezvous,
+                      .store = plan_.store,
+                      .process_group = plan_.process_group,
+                      .device = plan_.device,
+                      .backend = plan_.init_process_group.backend,
+                      .timeout = plan_.init_process_group.timeout,
+                      .rendezvous_timeout = plan_.init_process_group.rendezvous_timeout},
+                     log_)),
       active_loaders_(std::make_shared<ActiveLoaders>()),
       sync_(std::make_shared<SyncSchedule>(
           SyncSchedule::Rule{.num_steps = plan_.accumulation.num_steps,
@@ -41,11 +53,19 @@ Runtime::Runtime(Plan plan, LogSink sink)
   if (plan_.device.is_cpu()) keep_freed_memory();
 }
 
+void Runtime::close() noexcept {
+  sync_->close();
+  prepared_ = {};
+  if (group_.core() == nullptr) return;
+  group_.core()->leave(std::uncaught_exceptions() > 0 ? "an exception ended its training" : "it ended training");
+}
+
 void Runtime::prepare(std::span<PrepareItem> items) {
   sync_->require_open("prepare");
   check_items(items, prepared_, *sync_);
   prepared_ =
-      build_items(items, prepared_, {.plan = plan_, .group = group_, .sync = sync_, .active_loaders = active_loaders_});
+      build_items(items, prepared_,
+                  {.plan = plan_, .group = group_, .log = log_, .sync = sync_, .active_loaders = active_loaders_});
 }
 
 void Runtime::backward(const at::Tensor& loss, const BackwardOptions& options) {

@@ -26,10 +26,7 @@ class Runtime {
   /// Arms every strategy with the loss, runs autograd once, and has every strategy finish.
   void backward(const at::Tensor& loss, const BackwardOptions& options);
   /// Training verbs of every handle throw from now on, and what only training needs is let go.
-  void close() noexcept {
-    sync_->close();
-    prepared_ = {};
-  }
+  void close() noexcept;
 
  private:
   Plan plan_;

@@ -5,7 +5,10 @@ include(CMakePackageConfigHelpers)
 set(package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/accelerate")
 install(TARGETS accelerate EXPORT accelerateTargets ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 # Not installed; scripts/lint reads this list and checks that no other header includes one of them.
-set(private_headers plan.h preparation.h runtime.h optim/fused_update.h optim/update.h
+set(private_headers plan.h plan_device.h preparation.h runtime.h
+  comm/backend.h comm/connect.h comm/group_core.h comm/liveness.h comm/meeting.h comm/operations.h
+  optim/fused_update.h optim/move_state.h optim/update.h
+  tensor/hardware.h
   cli/command.h cli/nearest.h
   launch/config.h launch/descriptor.h launch/gpus.h launch/launcher.h launch/machine.h launch/output.h launch/port.h
   launch/process.h launch/program.h launch/signals.h)

@@ -2,6 +2,7 @@
 
 #include <c10/core/Device.h>
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -26,7 +27,7 @@ class Precision {
 struct PrecisionEntry {
   std::string name;
   /// Nothing when the device can do it, else the reason why not.
-  std::optional<std::string> (*refusal)(c10::Device device);
+  std::function<std::optional<std::string>(c10::Device device)> refusal;
   PrecisionPolicy policy;
 };
 

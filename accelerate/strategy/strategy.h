@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "accelerate/comm/group.h"
+#include "accelerate/core/log.h"
 #include "accelerate/precision/policy.h"
 #include "accelerate/tensor/parameters.h"
 #include "accelerate/tensor/state.h"
@@ -18,6 +19,7 @@ struct AttachContext {
   torch::nn::Module& module;  ///< already on its device; outlives the strategy
   Group group;                ///< the ranks of the mesh axis it works on
   PrecisionPolicy precision;
+  Log log;
 };
 
 /// Whether a backward pass ends with equal gradients on every rank or leaves them local to be added to.
@@ -30,12 +32,20 @@ class Strategy {
   virtual ~Strategy() = default;
   /// Once, before any optimizer steps. May change a parameter's storage, never which TensorImpl it is.
   virtual ParameterTable attach(const AttachContext& context) = 0;
-  virtual void before_forward() {}
+  /// `sync` is what the micro-step's backward pass will be asked for.
+  virtual void before_forward(GradientSync) {}
   /// Before autograd runs from `loss`, which may or may not reach this model.
   virtual void before_backward(const at::Tensor& loss, GradientSync sync) = 0;
   /// Waits for what `before_backward` started. Throws UsageError naming the parameters that did not finish. Left out
-  /// when autograd itself throws: the next before_backward then starts anew.
+  /// when autograd itself throws.
   virtual void after_backward() = 0;
+  /// Autograd threw after `before_backward`; the next pass starts anew.
+  virtual void backward_failed() noexcept {}
+  /// Before an optimizer updates parameters of this model. Throws UsageError when their gradients are not those that
+  /// every rank has.
+  virtual void before_update() {}
+  /// Training has ended: lets go of the ranks. The model goes on alone.
+  virtual void end() noexcept {}
   /// Writes every parameter and buffer under the user's own keys, in the module's order.
   virtual void save(StateWriter& writer) const = 0;
   virtual void load(StateReader& reader) = 0;

@@ -19,21 +19,100 @@ namespace {
 using support::ThrowsError;
 using Variables = std::map<std::string, std::string>;
 
-/// What launchers set for one process of several, and for one alone.
+/// What launchers set for one process, and what it means.
 struct Launch {
   const char* launcher;
   Variables variables;
-  int64_t size;
+  const char* environment;
+  Launched launched;
 };
 std::vector<Launch> launches() {
-  return {{"none", {}, 1},
-          {"torchrun", {{"RANK", "2"}, {"LOCAL_RANK", "0"}, {"WORLD_SIZE", "4"}, {"LOCAL_WORLD_SIZE", "2"}}, 4},
-          {"torchrun alone", {{"RANK", "0"}, {"LOCAL_RANK", "0"}, {"WORLD_SIZE", "1"}, {"LOCAL_WORLD_SIZE", "1"}}, 1},
-          {"mpich", {{"PMI_RANK", "1"}, {"PMI_SIZE", "2"}}, 2},
-          {"open mpi", {{"OMPI_COMM_WORLD_RANK", "1"}, {"OMPI_COMM_WORLD_SIZE", "3"}}, 3},
-          {"mvapich", {{"MV2_COMM_WORLD_RANK", "1"}, {"MV2_COMM_WORLD_SIZE", "2"}}, 2},
-          {"slurm step", {{"SLURM_PROCID", "5"}, {"SLURM_STEP_NUM_TASKS", "8"}}, 8},
-          {"slurm step of one", {{"SLURM_PROCID", "0"}, {"SLURM_STEP_NUM_TASKS", "1"}}, 1}};
+  return {
+      {"none", {}, "single", {}},
+      {"torchrun",
+       {{"RANK", "2"},
+        {"LOCAL_RANK", "0"},
+        {"WORLD_SIZE", "4"},
+        {"LOCAL_WORLD_SIZE", "2"},
+        {"MASTER_ADDR", "host"},
+        {"MASTER_PORT", "1234"},
+        {"TORCHELASTIC_USE_AGENT_STORE", "True"},
+        {"TORCHELASTIC_RESTART_COUNT", "3"}},
+       "torchrun",
+       {{.rank = 2, .size = 4, .local_rank = 0, .local_size = 2},
+        {.address = "host", .port = 1234, .served = true, .prefix = "attempt_3"}}},
+      {"torchrun alone",
+       {{"RANK", "0"}, {"LOCAL_RANK", "0"}, {"WORLD_SIZE", "1"}, {"LOCAL_WORLD_SIZE", "1"}, {"MASTER_ADDR", "host"}},
+       "torchrun",
+       {}},
+      {"kubernetes, one process a pod",
+       {{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "job-0.job"}},
+       "torchrun",
+       {{.rank = 1, .size = 2}, {.address = "job-0.job", .port = 29500}}},
+      {"mpich on one host",
+       {{"PMI_RANK", "1"}, {"PMI_SIZE", "2"}, {"MPI_LOCALRANKID", "1"}, {"MPI_LOCALNRANKS", "2"}},
+       "mpi",
+       {{.rank = 1, .size = 2, .local_rank = 1, .local_size = 2}, {.address = "127.0.0.1", .port = 29500}}},
+      {"open mpi on two hosts",
+       {{"OMPI_COMM_WORLD_RANK", "1"},
+        {"OMPI_COMM_WORLD_SIZE", "3"},
+        {"OMPI_COMM_WORLD_LOCAL_RANK", "0"},
+        {"OMPI_COMM_WORLD_LOCAL_SIZE", "1"},
+        {"MASTER_ADDR", "first"},
+        {"MASTER_PORT", "4000"}},
+       "mpi",
+       {{.rank = 1, .size = 3}, {.address = "first", .port = 4000}}},
+      {"mvapich",
+       {{"MV2_COMM_WORLD_RANK", "0"},
+        {"MV2_COMM_WORLD_SIZE", "2"},
+        {"MV2_COMM_WORLD_LOCAL_RANK", "0"},
+        {"MV2_COMM_WORLD_LOCAL_SIZE", "2"}},
+       "mpi",
+       {{.rank = 0, .size = 2, .local_rank = 0, .local_size = 2}, {.address = "127.0.0.1", .port = 29500}}},
+      {"slurm step",
+       {{"SLURM_PROCID", "5"},
+        {"SLURM_LOCALID", "1"},
+        {"SLURM_NODEID", "2"},
+        {"SLURM_STEP_NUM_TASKS", "8"},
+        {"SLURM_STEP_TASKS_PER_NODE", "2(x3),1(x2)"},
+        {"SLURM_STEP_NODELIST", "gpu[007-009,12],login1"},
+        {"SLURM_JOB_ID", "17"},
+        {"SLURM_STEP_ID", "4"},
+        {"SLURM_GPUS_PER_TASK", "1"}},
+       "slurm",
+       {{.rank = 5, .size = 8, .local_rank = 1, .local_size = 2}, {.address = "gpu007", .port = 21041}, true}},
+      {"slurm step of two hosts without a number",
+       {{"SLURM_PROCID", "1"},
+        {"SLURM_LOCALID", "0"},
+        {"SLURM_NODEID", "1"},
+        {"SLURM_STEP_NUM_TASKS", "2"},
+        {"SLURM_STEP_TASKS_PER_NODE", "1(x2)"},
+        {"SLURM_STEP_NODELIST", "alpha,beta"},
+        {"MASTER_PORT", "5"}},
+       "slurm",
+       {{.rank = 1, .size = 2, .local_rank = 0, .local_size = 1}, {.address = "alpha", .port = 5}}},
+      {"slurm step of one", {{"SLURM_PROCID", "0"}, {"SLURM_STEP_NUM_TASKS", "1"}}, "single", {}},
+      {"mpirun inside a slurm job",
+       {{"SLURM_PROCID", "0"},
+        {"SLURM_STEP_NUM_TASKS", "2"},
+        {"OMPI_COMM_WORLD_RANK", "3"},
+        {"OMPI_COMM_WORLD_SIZE", "4"},
+        {"OMPI_COMM_WORLD_LOCAL_RANK", "1"},
+        {"OMPI_COMM_WORLD_LOCAL_SIZE", "2"},
+        {"MASTER_ADDR", "n1"}},
+       "mpi",
+       {{.rank = 3, .size = 4, .local_rank = 1, .local_size = 2}, {.address = "n1", .port = 29500}}},
+      {"torchrun inside a slurm job",
+       {{"SLURM_PROCID", "0"},
+        {"SLURM_STEP_NUM_TASKS", "2"},
+        {"RANK", "1"},
+        {"LOCAL_RANK", "1"},
+        {"WORLD_SIZE", "4"},
+        {"LOCAL_WORLD_SIZE", "2"},
+        {"MASTER_ADDR", "n1"}},
+       "torchrun",
+       {{.rank = 1, .size = 4, .local_rank = 1, .local_size = 2}, {.address = "n1", .port = 29500}}},
+  };
 }
 
 class EnvironmentContract : public ::testing::TestWithParam<EnvironmentEntry> {};
@@ -44,8 +123,8 @@ TEST(Environments, NamesAreUniqueAndComplete) {
   std::set<std::string> names;
   for (const EnvironmentEntry& entry : internal::builtin_environments()) {
     EXPECT_TRUE(names.insert(entry.name).second) << entry.name;
-    EXPECT_NE(entry.refusal, nullptr);
-    EXPECT_NE(entry.world, nullptr);
+    EXPECT_TRUE(entry.refusal);
+    EXPECT_TRUE(entry.launched);
   }
   EXPECT_TRUE(names.contains("single")) << "a program that nobody launched has to run";
 }
@@ -57,8 +136,7 @@ TEST_P(EnvironmentContract, EitherAReasonOrAPossibleWorldOfTheRightSize) {
       EXPECT_FALSE(reason->empty()) << launch.launcher;
       continue;
     }
-    const World world = GetParam().world(environment);
-    EXPECT_EQ(world.size, launch.size) << launch.launcher;
+    const World world = GetParam().launched(environment).world;
     EXPECT_GE(world.rank, 0);
     EXPECT_LT(world.rank, world.size);
     EXPECT_GE(world.local_rank, 0);
@@ -73,7 +151,7 @@ TEST_P(EnvironmentContract, TheAnswerDependsOnTheVariablesAlone) {
     const auto once = GetParam().refusal(environment);
     EXPECT_EQ(GetParam().refusal(environment), once) << launch.launcher;
     if (once) continue;
-    EXPECT_EQ(GetParam().world(environment), GetParam().world(environment)) << launch.launcher;
+    EXPECT_EQ(GetParam().launched(environment).world, GetParam().launched(environment).world) << launch.launcher;
   }
 }
 
@@ -86,23 +164,71 @@ TEST_P(EnvironmentContract, ForeignVariablesChangeNothing) {
   }
 }
 
-// Exactly the launches of one process are known now; the others have to be refused, with every entry's reason.
-TEST(DiscoverWorld, FindsOneProcessAndRefusesTheRestWithTheVariable) {
+TEST(DiscoverWorld, UnderstandsEveryLauncher) {
   for (const Launch& launch : launches()) {
-    const Environment environment(launch.variables);
-    const auto discover = [&] { return internal::discover_world(internal::builtin_environments(), environment); };
-    if (launch.size == 1) {
-      EXPECT_EQ(discover().environment, "single") << launch.launcher;
-      EXPECT_EQ(discover().world, World{}) << launch.launcher;
-      continue;
-    }
-    EXPECT_THAT(discover, ThrowsError<ConfigError>({.place = "environment",
-                                                    .what = "No known way of starting processes",
-                                                    .got = "=" + std::to_string(launch.size),
-                                                    .expected = "one process",
-                                                    .remedy = "unset the variable"}))
-        << launch.launcher;
+    const auto found = internal::discover_world(internal::builtin_environments(), Environment(launch.variables));
+    EXPECT_EQ(found.environment, launch.environment) << launch.launcher;
+    EXPECT_EQ(found.launched.world, launch.launched.world) << launch.launcher;
+    EXPECT_EQ(found.launched.rendezvous, launch.launched.rendezvous) << launch.launcher;
+    EXPECT_EQ(found.launched.own_gpus, launch.launched.own_gpus) << launch.launcher;
   }
+}
+
+TEST(DiscoverWorld, HalfASetNamesWhatIsMissing) {
+  struct Half {
+    Variables variables;
+    const char *got, *missing;
+  };
+  const std::vector<Half> halves{
+      {{{"WORLD_SIZE", "2"}}, "WORLD_SIZE=2 without RANK", "RANK"},
+      {{{"RANK", "1"}}, "RANK=1 without WORLD_SIZE", "WORLD_SIZE"},
+      {{{"OMPI_COMM_WORLD_SIZE", "2"}}, "OMPI_COMM_WORLD_SIZE=2 without OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_RANK"},
+      {{{"PMI_SIZE", "2"}}, "PMI_SIZE=2 without PMI_RANK", "PMI_RANK"},
+      {{{"SLURM_STEP_NUM_TASKS", "2"}}, "SLURM_STEP_NUM_TASKS=2 without SLURM_PROCID", "SLURM_PROCID"},
+  };
+  for (const Half& half : halves) {
+    EXPECT_THAT([&] { internal::discover_world(internal::builtin_environments(), Environment(half.variables)); },
+                ThrowsError<ConfigError>({.place = "environment",
+                                          .what = "variable is missing",
+                                          .got = half.got,
+                                          .expected = "both",
+                                          .remedy = std::string("Set ") + half.missing}));
+  }
+}
+
+TEST(DiscoverWorld, SeveralProcessesWithoutAPlaceToMeetAreRefusedWithTheLineToType) {
+  const Variables two_hosts{{"OMPI_COMM_WORLD_RANK", "1"},
+                            {"OMPI_COMM_WORLD_SIZE", "2"},
+                            {"OMPI_COMM_WORLD_LOCAL_RANK", "0"},
+                            {"OMPI_COMM_WORLD_LOCAL_SIZE", "1"}};
+  for (const Variables& variables : {two_hosts, Variables{{"RANK", "0"}, {"WORLD_SIZE", "2"}}}) {
+    EXPECT_THAT([&] { internal::discover_world(internal::builtin_environments(), Environment(variables)); },
+                ThrowsError<ConfigError>({.place = "environment",
+                                          .what = "no place to meet",
+                                          .got = "2 processes and no MASTER_ADDR",
+                                          .expected = "an address",
+                                          .remedy = "export MASTER_ADDR="}));
+  }
+}
+
+TEST(DiscoverWorld, ARankOutsideItsWorldIsRefused) {
+  const Variables variables{{"RANK", "2"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "host"}};
+  EXPECT_THAT([&] { internal::discover_world(internal::builtin_environments(), Environment(variables)); },
+              ThrowsError<ConfigError>({.place = "environment \"torchrun\"",
+                                        .what = "cannot be",
+                                        .got = "rank 2 of 2",
+                                        .expected = "from 0",
+                                        .remedy = "launcher"}));
+}
+
+TEST(DiscoverWorld, APortThatIsNoneIsRefused) {
+  const Variables variables{{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "host"}, {"MASTER_PORT", "70000"}};
+  EXPECT_THAT([&] { internal::discover_world(internal::builtin_environments(), Environment(variables)); },
+              ThrowsError<ConfigError>({.place = "environment",
+                                        .what = "port",
+                                        .got = "MASTER_PORT=70000",
+                                        .expected = "1 to 65535",
+                                        .remedy = "MASTER_PORT"}));
 }
 
 TEST(DiscoverWorld, ASizeThatIsNoNumberIsNamed) {
@@ -115,27 +241,29 @@ TEST(DiscoverWorld, ASizeThatIsNoNumberIsNamed) {
                                         .remedy = "unset it"}));
 }
 
-TEST(DiscoverWorld, TheFirstEntryThatAppliesIsTaken) {
+TEST(DiscoverWorld, OfThoseThatApplyTheMostPreferredIsTaken) {
   const auto never = [](const Environment&) -> std::optional<std::string> { return "never"; };
   const auto always = [](const Environment&) -> std::optional<std::string> { return std::nullopt; };
   const std::vector<EnvironmentEntry> entries{
-      {"a", never, [](const Environment&) -> World { throw std::logic_error("asked after a refusal"); }},
-      {"b", always, [](const Environment&) { return World{.rank = 1, .size = 2}; }},
-      {"c", always, [](const Environment&) { return World{}; }}};
+      {"c", 1, always, [](const Environment&) { return Launched{}; }},
+      {"a", 3, never, [](const Environment&) -> Launched { throw std::logic_error("asked after a refusal"); }},
+      {"b", 2, always, [](const Environment&) {
+         return Launched{{.rank = 1, .size = 2}, {.address = "x"}};
+       }}};
   const auto found = internal::discover_world(entries, Environment(Variables{}));
   EXPECT_EQ(found.environment, "b");
-  EXPECT_EQ(found.world, (World{.rank = 1, .size = 2}));
+  EXPECT_EQ(found.launched.world, (World{.rank = 1, .size = 2}));
 }
 
 TEST(DiscoverWorld, WhenNoneAppliesEveryReasonIsListed) {
   const std::vector<EnvironmentEntry> entries{
-      {"a", [](const Environment&) -> std::optional<std::string> { return "too hot"; }, nullptr},
-      {"b", [](const Environment&) -> std::optional<std::string> { return "too cold"; }, nullptr}};
+      {"a", 2, [](const Environment&) -> std::optional<std::string> { return "too hot"; }, nullptr},
+      {"b", 1, [](const Environment&) -> std::optional<std::string> { return "too cold"; }, nullptr}};
   EXPECT_THAT([&] { internal::discover_world(entries, Environment(Variables{})); },
               ThrowsError<ConfigError>({.place = "environment",
                                         .what = "No known way",
                                         .got = "a: too hot; b: too cold",
-                                        .expected = "one process",
+                                        .expected = "one launcher",
                                         .remedy = "Start"}));
 }
 

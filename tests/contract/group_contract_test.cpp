@@ -36,7 +36,7 @@ RC_GTEST_PROP(GroupOfOne, AllReduceLeavesTheValueAndTheTensor, ()) {
   at::Tensor tensor = any_tensor();
   const at::Tensor before = tensor.clone();
   const auto* impl = tensor.unsafeGetTensorImpl();
-  group.all_reduce(tensor, *rc::gen::element(ReduceOp::kSum, ReduceOp::kMean, ReduceOp::kMax));
+  group.all_reduce(tensor, *rc::gen::element(ReduceOp::kSum, ReduceOp::kMean, ReduceOp::kMax)).wait();
   RC_ASSERT(tensor.unsafeGetTensorImpl() == impl);
   RC_ASSERT(static_cast<bool>(same_bytes(tensor, before)));
 }
@@ -54,7 +54,7 @@ TEST(GroupOfOne, CollectivesCostNoCopy) {
   at::Tensor tensor = at::ones({7, 3});
   EXPECT_TRUE(group.all_gather(tensor).is_same(tensor));
   const void* data = tensor.data_ptr();
-  group.all_reduce(tensor, ReduceOp::kMean);
+  group.all_reduce(tensor, ReduceOp::kMean).wait();
   EXPECT_EQ(tensor.data_ptr(), data);
 }
 
@@ -65,7 +65,7 @@ TEST(GroupOfOne, SpecialNumbersAndLayoutsPassThrough) {
       at::tensor({infinity, -infinity, std::numeric_limits<float>::quiet_NaN(), -0.0F}).view({2, 2}).t();
   const at::Tensor before = tensor.clone();
   const auto strides = tensor.strides().vec();
-  group.all_reduce(tensor, ReduceOp::kSum);
+  group.all_reduce(tensor, ReduceOp::kSum).wait();
   EXPECT_TRUE(same_bytes(tensor, before));
   EXPECT_EQ(tensor.strides().vec(), strides);
   EXPECT_TRUE(same_bytes(group.all_gather(tensor), before));

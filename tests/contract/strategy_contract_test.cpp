@@ -109,7 +109,7 @@ TEST_P(StrategyContract, GradientsOfOneProcessAreThoseOfAutograd) {
   Nested plain;
   const auto x = torch::randn({5, 3});
   for (const GradientSync sync : {GradientSync::kAccumulate, GradientSync::kReduce}) {
-    strategy->before_forward();
+    strategy->before_forward(GradientSync::kReduce);
     const auto loss = net->forward(x).pow(2).mean();
     strategy->before_backward(loss, sync);
     loss.backward();

@@ -38,7 +38,7 @@ class Counting final : public Strategy {
     }
     return table;
   }
-  void before_forward() override { ++calls.before_forward; }
+  void before_forward(GradientSync) override { ++calls.before_forward; }
   void before_backward(const at::Tensor&, GradientSync) override { ++calls.before_backward; }
   void after_backward() override { ++calls.after_backward; }
   void save(StateWriter&) const override {}
@@ -46,7 +46,7 @@ class Counting final : public Strategy {
 };
 
 StrategyEntry counting_strategy() {
-  return {"counting", [](const World&) -> std::optional<std::string> { return std::nullopt; },
+  return {"counting", 10, [](const World&) -> std::optional<std::string> { return std::nullopt; },
           []() -> std::unique_ptr<Strategy> { return std::make_unique<Counting>(); }};
 }
 

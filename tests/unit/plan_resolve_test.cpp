@@ -42,6 +42,8 @@ TEST(Resolve, EveryFieldSaysWhereItCameFrom) {
             "output_dtype                   as computed  (mixed_precision \"no\")\n"
             "gradient_accumulation_steps    1            (default)\n"
             "sync_with_dataloader           true         (default)\n"
+            "even_batches                   true         (default)\n"
+            "split_batches                  false        (default)\n"
             "step_scheduler_with_optimizer  true         (default)\n");
 }
 

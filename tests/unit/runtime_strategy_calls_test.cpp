@@ -34,7 +34,7 @@ class Diary final : public accelerate::Strategy {
     }
     return table_;
   }
-  void before_forward() override { calls().push_back("forward"); }
+  void before_forward(GradientSync) override { calls().push_back("forward"); }
   void before_backward(const at::Tensor& loss, GradientSync sync) override {
     had_gradients_ = table_.front().tensor.grad().defined();
     losses.push_back(loss.item<double>());
@@ -55,7 +55,7 @@ class Diary final : public accelerate::Strategy {
 };
 
 accelerate::StrategyEntry diary() {
-  return {"diary", [](const accelerate::World&) -> std::optional<std::string> { return std::nullopt; },
+  return {"diary", 10, [](const accelerate::World&) -> std::optional<std::string> { return std::nullopt; },
           []() -> std::unique_ptr<accelerate::Strategy> { return std::make_unique<Diary>(); }};
 }
 

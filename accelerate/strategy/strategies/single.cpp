@@ -44,12 +44,12 @@ class Single final : public Strategy {
 }  // namespace
 
 StrategyEntry strategy_single() {
-  return {"single",
+  return {"single", 0,
           [](const World& world) -> std::optional<std::string> {
             if (world.size == 1) return std::nullopt;
             return "it trains in one process and there are " + std::to_string(world.size);
           },
-          []() -> std::unique_ptr<Strategy> { return std::make_unique<Single>(); }};
+          [](const std::any&) -> std::unique_ptr<Strategy> { return std::make_unique<Single>(); }};
 }
 
 }  // namespace accelerate::internal

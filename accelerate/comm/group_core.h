@@ -1,0 +1,73 @@
+#pragma once
+
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "accelerate/comm/group.h"
+#include "accelerate/comm/liveness.h"
+#include "accelerate/core/log.h"
+
+namespace accelerate::internal {
+
+/// What a group of several ranks is made from.
+struct GroupSetup {
+  c10::intrusive_ptr<c10d::Store> store;  ///< this group's own keys
+  int rank = 0;
+  int size = 1;
+  c10::Device device{c10::kCPU};
+  std::optional<std::string> backend = {};  ///< "gloo", "cpu:gloo,cuda:nccl"; unset: the best that connects
+  std::chrono::milliseconds timeout{std::chrono::minutes(30)};
+  std::string name = "world";
+  std::shared_ptr<Liveness> liveness;
+  Log log;
+};
+
+/// A group of several ranks over c10d. Every collective goes through `start`, which makes sure that it ends.
+class GroupCore {
+ public:
+  /// Connects the transports; reached by every rank. Throws ConfigError for a backend that is not known or refuses.
+  explicit GroupCore(GroupSetup setup);
+  /// Over a group that the host program made. Lost ranks are what its own timeouts find.
+  explicit GroupCore(c10::intrusive_ptr<c10d::ProcessGroup> group, Log log);
+
+  int rank() const { return setup_.rank; }
+  int size() const { return setup_.size; }
+  const std::string& name() const { return setup_.name; }
+  const c10::intrusive_ptr<c10d::ProcessGroup>& process_group() const { return group_; }
+  /// The transports in use, "cpu:shm".
+  const std::string& backends() const { return backends_; }
+  const Log& log() const { return setup_.log; }
+
+  /// Starts a collective (`operation` is a literal for messages) and returns a future that becomes what the work's own
+  /// does, or fails with CommError when a rank is lost. Throws the same error when the call itself fails.
+  using Starter = std::function<c10::intrusive_ptr<c10d::Work>()>;
+  struct Started {
+    c10::intrusive_ptr<c10d::Work> work;
+    c10::intrusive_ptr<c10::ivalue::Future> future;
+  };
+  Started start(const char* operation, const Starter& starter);
+
+  std::shared_ptr<GroupCore> split(int64_t color);
+  /// This rank takes part in nothing any more.
+  void leave(const std::string& why) noexcept;
+  /// Rethrows `error` of something that ran collectives inside (autograd) as CommError if a rank is lost.
+  [[noreturn]] void rethrow(const char* operation, std::exception_ptr error) const;
+
+ private:
+  CommError explained(const Operation& operation, const std::exception_ptr& error) const;
+
+  GroupSetup setup_;
+  c10::intrusive_ptr<c10d::ProcessGroup> group_;
+  std::string backends_;
+  int64_t splits_ = 0;
+};
+
+/// The core of a group of several ranks for code that needs c10d itself.
+inline GroupCore& core_of(const Group& group) { return *group.core(); }
+
+}  // namespace accelerate::internal

@@ -1,0 +1,281 @@
+#include "accelerate/comm/liveness.h"
+
+#include <torch/csrc/distributed/c10d/Store.hpp>
+
+#include <condition_variable>
+#include <cstdio>
+#include <map>
+#include <thread>
+
+#include "accelerate/core/error.h"
+
+namespace accelerate::internal {
+namespace {
+
+/// Added to a rank's heartbeats when it says goodbye.
+constexpr int64_t kGoodbye = int64_t{1} << 40;
+
+std::string seconds(std::chrono::duration<double> duration) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f s", duration.count());
+  return text;
+}
+
+std::string key(const char* kind, int64_t index) { return std::string(kind) + "/" + std::to_string(index); }
+
+CommError error_of(const Liveness::Place& place, const Operation& operation, const std::string& what) {
+  return CommError({.place = operation.name,
+                    .what = what,
+                    .got = "rank " + std::to_string(place.rank) + " alone in it for " + seconds(operation.elapsed()),
+                    .expected = "all " + std::to_string(place.size) + " ranks",
+                    .remedy = "Look for the cause in that rank's own output, then start all of them again"});
+}
+
+}  // namespace
+
+struct Liveness::State {
+  State(c10::intrusive_ptr<c10d::Store> s, Place p, Log l, LivenessRules r)
+      : store(std::move(s)), place(p), log(std::move(l)), rules(r) {}
+
+  const c10::intrusive_ptr<c10d::Store> store;  ///< the talking thread's alone
+  const Place place;
+  const Log log;
+  const LivenessRules rules;
+  Operations operations;
+
+  mutable std::mutex mutex;
+  mutable std::condition_variable changed;
+  bool stopping = false, talking = true;
+  std::optional<std::string> farewell;
+  std::optional<std::string> lost;
+  std::map<int, std::string> left;  ///< ranks that said goodbye, and why
+  Clock::time_point contact = Clock::now();
+  std::vector<std::function<void()>> on_lost;
+  std::thread talker, watcher;
+
+  void declare_lost(const std::string& text) {
+    std::vector<std::function<void()>> actions;
+    {
+      const std::lock_guard lock(mutex);
+      if (lost || stopping) return;
+      lost = text;
+      actions = on_lost;
+    }
+    changed.notify_all();
+    for (const auto& action : actions) action();
+  }
+
+  // --- the talking thread ---
+
+  int watched = 0;  ///< the next rank that has not left
+  int64_t beats = -1;
+  Clock::time_point last_beat = Clock::now();
+  int64_t heard_lost = 0, heard_left = 0;
+  uint64_t told = 0;
+
+  void watch_next() {
+    do watched = (watched + 1) % place.size;
+    while (watched != place.rank && left.contains(watched));
+    beats = -1;
+    last_beat = Clock::now();
+  }
+
+  void exchange() {
+    store->add(key("beat", place.rank), 1);
+    if (const uint64_t started = operations.started(); started != told) {
+      store->set(key("at", place.rank), std::to_string(started));
+      told = started;
+    }
+    for (const int64_t count = store->add("left", 0); heard_left < count; ++heard_left) {
+      const std::string text = store->get_to_str(key("left", heard_left + 1));
+      const std::lock_guard lock(mutex);
+      left[std::stoi(text)] = text.substr(text.find(' ') + 1);
+    }
+    for (const int64_t count = store->add("lost", 0); heard_lost < count; ++heard_lost) {
+      declare_lost(store->get_to_str(key("lost", heard_lost + 1)));
+    }
+    if (watched != place.rank && left.contains(watched)) watch_next();
+    if (watched != place.rank) {
+      const int64_t now = store->add(key("beat", watched), 0);
+      if (now != beats) {
+        beats = now;
+        last_beat = Clock::now();
+      } else if (Clock::now() - last_beat > rules.silence) {
+        const std::string text =
+            "Rank " + std::to_string(watched) + " is lost: no sign of life for " + seconds(Clock::now() - last_beat);
+        store->set(key("lost", store->add("lost", 1)), text);
+        watch_next();
+      }
+    }
+  }
+
+  /// Names the ranks that keep this one waiting.
+  void log_slow() {
+    std::optional<Operation> slow;
+    operations.for_each([&](Operation& operation) {
+      if (slow || operation.logged || !operation.of_world || operation.elapsed() < rules.slow) return;
+      operation.logged = true;
+      slow = operation;
+    });
+    if (!slow) return;
+    std::string behind;
+    for (int rank = 0; rank < place.size; ++rank) {
+      const bool known = store->check({key("at", rank)});
+      const uint64_t at = known ? std::stoull(store->get_to_str(key("at", rank))) : 0;
+      if (at < slow->id) behind += (behind.empty() ? "" : ", ") + std::to_string(rank);
+    }
+    log.warning("waiting for " + seconds(slow->elapsed()) + " in " + slow->name + "; not there yet: rank " +
+                (behind.empty() ? "none, all are in it" : behind));
+  }
+
+  // --- the watching thread ---
+
+  /// Why `operation` can no longer end, or nothing.
+  std::optional<std::string> verdict(const Operation& operation) const {
+    const std::lock_guard lock(mutex);
+    if (lost) return lost;
+    const bool alone = operation.of_world && !left.empty() && !farewell;
+    if (alone && operation.elapsed() > rules.left) {
+      const auto& [rank, why] = *left.begin();
+      return "Rank " + std::to_string(rank) + " has left: " + why;
+    }
+    if (operation.failure && Clock::now() - operation.failed_at > patience()) return operation.failure;
+    return std::nullopt;
+  }
+  /// Long enough for somebody to notice a silent rank and for everybody to hear of it.
+  Clock::duration patience() const { return rules.silence + 3 * rules.interval; }
+};
+
+Liveness::Liveness(c10::intrusive_ptr<c10d::Store> store, Place place, Log log, LivenessRules rules)
+    : state_(std::make_shared<State>(std::move(store), place, std::move(log), rules)) {
+  state_->watched = place.rank;
+  state_->watch_next();
+  state_->talker = std::thread(talk, state_);
+  state_->watcher = std::thread(watch, state_);
+}
+
+void Liveness::talk(const std::shared_ptr<State>& state) {
+  pthread_setname_np(pthread_self(), "accelerate-beat");
+  State& s = *state;
+  std::unique_lock lock(s.mutex);
+  bool said_goodbye = false;
+  try {
+    while (true) {
+      const bool goodbye = s.farewell && !said_goodbye;
+      const std::string why = s.farewell.value_or("");
+      lock.unlock();
+      if (goodbye) {
+        s.store->add(key("beat", s.place.rank), kGoodbye);
+        s.store->set(key("left", s.store->add("left", 1)), std::to_string(s.place.rank) + " " + why);
+        said_goodbye = true;
+      }
+      s.exchange();
+      if (!said_goodbye) s.log_slow();
+      lock.lock();
+      s.contact = Clock::now();
+      const bool all_left = static_cast<int>(s.left.size()) == s.place.size;
+      if (said_goodbye && (!s.place.serves_store || all_left)) break;
+      if (s.stopping) break;
+      const auto pause = said_goodbye ? std::chrono::milliseconds(20) : s.rules.interval;
+      s.changed.wait_for(lock, pause, [&] { return s.stopping || (s.farewell && !said_goodbye); });
+      if (s.stopping && !s.farewell) break;
+    }
+    s.talking = false;
+    lock.unlock();
+  } catch (const std::exception& error) {
+    if (lock.owns_lock()) lock.unlock();
+    bool expected = false;
+    {
+      const std::lock_guard again(s.mutex);
+      // The rank that serves the store may end first; whoever it told goes on without.
+      expected = said_goodbye || s.farewell || s.left.contains(0);
+      s.talking = false;
+    }
+    if (!expected) {
+      std::string reason = error.what();
+      s.declare_lost("The store is lost, and rank 0 or the launcher that serves it: " +
+                     reason.substr(0, reason.find('\n')));
+    }
+  }
+  s.changed.notify_all();
+}
+
+void Liveness::watch(const std::shared_ptr<State>& state) {
+  pthread_setname_np(pthread_self(), "accelerate-watch");
+  State& s = *state;
+  std::unique_lock lock(s.mutex);
+  while (!s.stopping) {
+    s.changed.wait_for(lock, s.rules.interval / 4);
+    const bool silent = s.talking && !s.lost && Clock::now() - s.contact > s.rules.silence;
+    lock.unlock();
+    if (silent) {
+      s.declare_lost("The store is lost, and rank 0 or the launcher that serves it: no answer for " +
+                     seconds(s.rules.silence));
+    }
+    s.operations.take_if([](const Operation& operation) { return operation.work && operation.work->isCompleted(); });
+    for (const Operation& stuck : s.operations.take_if(
+             [&](const Operation& operation) { return operation.future && s.verdict(operation).has_value(); })) {
+      const std::string why = s.verdict(stuck).value_or("");
+      stuck.future->setErrorIfNeeded(std::make_exception_ptr(error_of(s.place, stuck, why)));
+    }
+    lock.lock();
+  }
+}
+
+Liveness::~Liveness() {
+  leave("its program let go of the group");
+  {
+    std::unique_lock lock(state_->mutex);
+    state_->changed.wait_for(lock, 3 * state_->rules.interval, [&] { return !state_->talking; });
+    state_->stopping = true;
+  }
+  state_->changed.notify_all();
+  // A store that does not answer would hold its thread for ever; the state belongs to the thread then.
+  if (state_->talking) {
+    state_->talker.detach();
+  } else {
+    state_->talker.join();
+  }
+  state_->watcher.join();
+}
+
+void Liveness::leave(const std::string& why) noexcept {
+  {
+    const std::lock_guard lock(state_->mutex);
+    if (!state_->farewell) state_->farewell = why;
+  }
+  state_->changed.notify_all();
+}
+
+std::optional<std::string> Liveness::lost() const {
+  std::optional<std::string> found;
+  state_->operations.for_each([&](const Operation& operation) {
+    if (!found) found = state_->verdict(operation);
+  });
+  if (found) return found;
+  const std::lock_guard lock(state_->mutex);
+  return state_->lost;
+}
+
+std::optional<std::string> Liveness::find_lost() const {
+  const auto deadline = Clock::now() + state_->patience();
+  while (Clock::now() < deadline) {
+    if (auto found = lost()) return found;
+    std::unique_lock lock(state_->mutex);
+    state_->changed.wait_for(lock, state_->rules.interval / 4);
+  }
+  return std::nullopt;
+}
+
+void Liveness::on_lost(std::function<void()> action) {
+  const std::lock_guard lock(state_->mutex);
+  state_->on_lost.push_back(std::move(action));
+}
+
+Operations& Liveness::operations() { return state_->operations; }
+
+CommError Liveness::error(const Operation& operation, const std::string& what) const {
+  return error_of(state_->place, operation, what);
+}
+
+}  // namespace accelerate::internal

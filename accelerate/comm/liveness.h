@@ -1,0 +1,67 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "accelerate/comm/operations.h"
+#include "accelerate/core/error.h"
+#include "accelerate/core/log.h"
+
+namespace c10d {
+class Store;
+}
+
+namespace accelerate::internal {
+
+struct LivenessRules {
+  std::chrono::milliseconds interval{1000};  ///< between two heartbeats
+  std::chrono::milliseconds silence{10000};  ///< without a heartbeat a rank is lost
+  std::chrono::milliseconds left{3000};      ///< in an operation after a rank of it said goodbye: it cannot end
+  std::chrono::milliseconds slow{30000};     ///< in one operation before a line of log names who is missing
+};
+
+/// Tells a rank that is gone from one that is slow. Every rank counts up a key of its own in the store, and each
+/// watches the next one; what one finds all learn. Operations in progress are registered here, so that one that cannot
+/// end any more fails with a text that names the rank. Two threads: one talks to the store, which may never answer
+/// again, one watches the clock. Thread-safe.
+class Liveness {
+ public:
+  struct Place {
+    int rank = 0;
+    int size = 1;
+    bool serves_store = false;  ///< this rank's end takes the store away
+  };
+  Liveness(c10::intrusive_ptr<c10d::Store> store, Place place, Log log, LivenessRules rules = {});
+  /// Says goodbye if `leave` has not.
+  ~Liveness();
+  Liveness(const Liveness&) = delete;
+  Liveness& operator=(const Liveness&) = delete;
+
+  /// This rank takes part in nothing any more; `why` is told to ranks that wait for it. The rank that serves the store
+  /// lingers until the others have left too or had time to hear it.
+  void leave(const std::string& why) noexcept;
+
+  /// Why operations in progress cannot end: a rank that is lost, or one that left before reaching them. Nothing while
+  /// all is well; cheap.
+  std::optional<std::string> lost() const;
+  /// Waits until `lost()` says something, or as long as it takes to know that it will not. For a transport that failed
+  /// and cannot tell why.
+  std::optional<std::string> find_lost() const;
+  /// Called from the watching thread when a rank is lost; transports that block a device abort there.
+  void on_lost(std::function<void()> action);
+
+  Operations& operations();
+  /// The error for an operation that ended with `what`.
+  CommError error(const Operation& operation, const std::string& what) const;
+
+ private:
+  struct State;
+  static void talk(const std::shared_ptr<State>& state);
+  static void watch(const std::shared_ptr<State>& state);
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace accelerate::internal

@@ -1,0 +1,75 @@
+#pragma once
+
+#include <ATen/core/ivalue.h>
+#include <torch/csrc/distributed/c10d/Work.hpp>
+
+#include <chrono>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace accelerate::internal {
+
+using Clock = std::chrono::steady_clock;
+
+/// A collective that this rank has started and not finished.
+struct Operation {
+  uint64_t id = 0;        ///< counts up in program order
+  const char* name = "";  ///< a literal
+  bool of_world = true;   ///< every rank takes part
+  Clock::time_point start = {};
+  c10::intrusive_ptr<c10::ivalue::Future> future = {};  ///< somebody waits on it and has to be told
+  c10::intrusive_ptr<c10d::Work> work = {};             ///< the operation is over when this is
+  std::optional<std::string> failure = {};              ///< what the transport said when it gave up
+  Clock::time_point failed_at = {};
+  bool logged = false;
+
+  std::chrono::duration<double> elapsed() const { return Clock::now() - start; }
+};
+
+/// The operations in progress of one rank; whoever takes one out resolves it. Thread-safe.
+class Operations {
+ public:
+  uint64_t begin(const char* name, bool of_world) {
+    const std::lock_guard lock(mutex_);
+    running_.push_back({.id = ++started_, .name = name, .of_world = of_world, .start = Clock::now()});
+    return started_;
+  }
+  /// Changes operation `id` unless it is over.
+  void update(uint64_t id, const std::function<void(Operation&)>& change) {
+    const std::lock_guard lock(mutex_);
+    for (Operation& operation : running_) {
+      if (operation.id == id) change(operation);
+    }
+  }
+  std::optional<Operation> take(uint64_t id) {
+    auto taken = take_if([id](const Operation& operation) { return operation.id == id; });
+    if (taken.empty()) return std::nullopt;
+    return std::move(taken.front());
+  }
+  std::vector<Operation> take_if(const std::function<bool(const Operation&)>& predicate) {
+    const std::lock_guard lock(mutex_);
+    std::vector<Operation> taken, kept;
+    for (Operation& operation : running_) (predicate(operation) ? taken : kept).push_back(std::move(operation));
+    running_ = std::move(kept);
+    return taken;
+  }
+  void for_each(const std::function<void(Operation&)>& visit) {
+    const std::lock_guard lock(mutex_);
+    for (Operation& operation : running_) visit(operation);
+  }
+  /// The number of operations begun so far.
+  uint64_t started() const {
+    const std::lock_guard lock(mutex_);
+    return started_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  uint64_t started_ = 0;
+  std::vector<Operation> running_;
+};
+
+}  // namespace accelerate::internal

@@ -1,0 +1,51 @@
+#include "accelerate/testing/ranks.h"
+
+#include <torch/csrc/distributed/c10d/HashStore.hpp>
+
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "accelerate/comm/connect.h"
+
+namespace accelerate::testing {
+
+AcceleratorOptions Rank::options(AcceleratorOptions options) const {
+  options.world = world_;
+  if (world_.size > 1) options.store = store_;
+  if (!options.init_process_group.backend) options.init_process_group.backend = backend_;
+  return options;
+}
+
+Group Rank::group() const {
+  const auto& defaults = InitProcessGroupKwargs{};
+  return internal::connect({.world = world_,
+                            .store = store_,
+                            .backend = backend_,
+                            .timeout = defaults.timeout,
+                            .rendezvous_timeout = defaults.rendezvous_timeout},
+                           Log({}, world_.rank));
+}
+
+void run_ranks(int64_t size, const std::function<void(const Rank&)>& body, RunRanksOptions options) {
+  const StoreHandle store(c10::make_intrusive<c10d::HashStore>());
+  std::mutex mutex;
+  std::exception_ptr first;
+  std::vector<std::thread> threads;
+  for (int64_t rank = 0; rank < size; ++rank) {
+    threads.emplace_back([&, rank] {
+      pthread_setname_np(pthread_self(), ("rank " + std::to_string(rank)).c_str());
+      try {
+        body(Rank({.rank = rank, .size = size, .local_rank = rank, .local_size = size}, store, options.backend));
+      } catch (...) {
+        const std::lock_guard lock(mutex);
+        if (!first) first = std::current_exception();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  if (first) std::rethrow_exception(first);
+}
+
+}  // namespace accelerate::testing
