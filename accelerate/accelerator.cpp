@@ -38,8 +38,8 @@ ReduceOp reduce_op(const std::string& reduction) {
 }  // namespace
 
 Accelerator::Accelerator(AcceleratorOptions options)
-    : runtime_(std::make_unique<internal::Runtime>(internal::resolve(options, Environment::of_process()),
-                                                   options.log_sink)) {}
+    : runtime_(std::make_unique<internal::Runtime>(
+          internal::resolve(options, Environment::of_process(), internal::Hardware::of_process()), options.log_sink)) {}
 
 Accelerator::~Accelerator() {
   if (runtime_) runtime_->close();

@@ -7,6 +7,7 @@
 #include "accelerate/comm/connect.h"
 #include "accelerate/core/error.h"
 #include "accelerate/core/registry.h"
+#include "accelerate/plan_device.h"
 
 namespace accelerate::internal {
 namespace {
@@ -176,11 +177,11 @@ DiscoveredWorld resolve_world(const AcceleratorOptions& options, const Environme
 
 }  // namespace
 
-Plan resolve(const AcceleratorOptions& options, const Environment& environment) {
+Plan resolve(const AcceleratorOptions& options, const Environment& environment, const Hardware& hardware) {
   refuse_foreign_engines(environment);
   const DiscoveredWorld discovered = resolve_world(options, environment);
   const World& world = discovered.launched.world;
-  const c10::Device device(c10::kCPU);
+  const auto [device, device_source] = choose_device(options.cpu, environment, discovered.launched, hardware);
   const auto precision = resolve_precision(options, environment, device);
   const auto accumulation = resolve_accumulation(options, environment);
   const auto strategy = resolve_strategy(options, world);
@@ -204,7 +205,7 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment) 
   plan.fields.add({"process_index", std::to_string(plan.world.rank), from_world});
   plan.fields.add({"local_process_index", std::to_string(plan.world.local_rank), from_world});
   plan.fields.add({"local_num_processes", std::to_string(plan.world.local_size), from_world});
-  plan.fields.add({"device", device.str(), "default"});
+  plan.fields.add({"device", device.str(), device_source});
   plan.fields.add({"strategy", plan.strategy.name, strategy.source});
   plan.fields.add({"mixed_precision", plan.precision.name, precision.source});
   const PrecisionPolicy& policy = plan.precision.policy;

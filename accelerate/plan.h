@@ -6,6 +6,7 @@
 #include "accelerate/core/env.h"
 #include "accelerate/core/fields.h"
 #include "accelerate/options.h"
+#include "accelerate/tensor/hardware.h"
 
 namespace accelerate::internal {
 
@@ -26,8 +27,8 @@ struct Plan {
   Fields fields;
 };
 
-/// Pure: the same options and environment give the same plan. Throws ConfigError for options that contradict each
-/// other, values that are not known, and what the device or the world cannot do.
-Plan resolve(const AcceleratorOptions& options, const Environment& environment);
+/// Pure: the same options, environment and hardware give the same plan. Throws ConfigError for options that contradict
+/// each other, values that are not known, and what the device or the world cannot do.
+Plan resolve(const AcceleratorOptions& options, const Environment& environment, const Hardware& hardware);
 
 }  // namespace accelerate::internal

@@ -51,6 +51,7 @@ Runtime::Runtime(Plan plan, LogSink sink)
                              .sync_with_dataloader = plan_.accumulation.sync_with_dataloader},
           active_loaders_)) {
   if (plan_.device.is_cpu()) keep_freed_memory();
+  make_current(plan_.device);
 }
 
 void Runtime::close() noexcept {

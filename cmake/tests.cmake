@@ -5,7 +5,7 @@ find_package(GTest REQUIRED)
 find_package(rapidcheck REQUIRED)
 
 # What a test finds in its environment does not depend on the shell that runs CTest: variables the library reads are
-# unset, and one thread each is what `ctest -j` shares out.
+# unset, and one thread each is what `ctest -j` shares out. Only the folder gpu computes on GPUs.
 set(ACCELERATE_TEST_ENVIRONMENT OMP_NUM_THREADS=set:1)
 foreach(variable
     ACCELERATE_MIXED_PRECISION ACCELERATE_GRADIENT_ACCUMULATION_STEPS ACCELERATE_USE_CPU
@@ -35,9 +35,13 @@ function(accelerate_test_folder folder)
     DISCOVERY_TIMEOUT 120
     PROPERTIES LABELS ${folder} TIMEOUT 300)
   # A property that is a list does not pass through gtest_discover_tests(): it is set where the tests are added.
+  set(variables ${ACCELERATE_TEST_ENVIRONMENT})
+  if(NOT folder STREQUAL "gpu")
+    list(APPEND variables CUDA_VISIBLE_DEVICES=set:)
+  endif()
   set(environment "${CMAKE_CURRENT_BINARY_DIR}/${folder}_environment.cmake")
   file(CONFIGURE OUTPUT "${environment}" @ONLY CONTENT
-    "set_tests_properties(\${@target@_TESTS} PROPERTIES ENVIRONMENT_MODIFICATION \"@ACCELERATE_TEST_ENVIRONMENT@\")\n")
+    "set_tests_properties(\${@target@_TESTS} PROPERTIES ENVIRONMENT_MODIFICATION \"@variables@\")\n")
   set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES "${environment}")
 endfunction()
 

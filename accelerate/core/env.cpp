@@ -58,4 +58,6 @@ std::optional<bool> Environment::flag(const std::string& name) const {
                      .remedy = "Correct or unset it"});
 }
 
+void set_unless_set(const char* name, const char* value) { setenv(name, value, /*replace=*/0); }
+
 }  // namespace accelerate

@@ -26,4 +26,7 @@ class Environment {
   std::map<std::string, std::string> variables_;
 };
 
+/// For settings of other libraries that they take from the environment alone; what the user has set stays.
+void set_unless_set(const char* name, const char* value);
+
 }  // namespace accelerate

@@ -13,8 +13,8 @@ using support::ThrowsError;
 using ::testing::ElementsAre;
 
 using Variables = std::map<std::string, std::string>;
-Plan plan_of(const AcceleratorOptions& options = {}, Variables variables = {}) {
-  return resolve(options, Environment(std::move(variables)));
+Plan plan_of(const AcceleratorOptions& options = {}, Variables variables = {}, const Hardware& hardware = {}) {
+  return resolve(options, Environment(std::move(variables)), hardware);
 }
 
 TEST(Resolve, Defaults) {
@@ -28,6 +28,15 @@ TEST(Resolve, Defaults) {
   EXPECT_EQ(plan.accumulation.num_steps, 1);
   EXPECT_TRUE(plan.accumulation.sync_with_dataloader);
   EXPECT_TRUE(plan.step_scheduler_with_optimizer);
+}
+
+TEST(Resolve, TheDeviceIsAGpuWhereOneIsVisible) {
+  const Plan plan = plan_of({.mixed_precision = "bf16"}, {}, {.cuda_devices = 2});
+  EXPECT_EQ(plan.device, c10::Device(c10::kCUDA, 0));
+  EXPECT_EQ(plan.fields.at("device").value, "cuda:0");
+  EXPECT_EQ(plan.fields.at("device").source, "local_process_index, of 2 visible GPUs");
+  EXPECT_EQ(plan_of({.cpu = true}, {}, {.cuda_devices = 2}).device, c10::Device(c10::kCPU));
+  EXPECT_EQ(plan_of({}, {{"ACCELERATE_USE_CPU", "true"}}, {.cuda_devices = 2}).device, c10::Device(c10::kCPU));
 }
 
 TEST(Resolve, EveryFieldSaysWhereItCameFrom) {
