@@ -49,6 +49,15 @@ c10d::ReduceOp::RedOpType c10d_op(ReduceOp op) {
   return c10d::ReduceOp::SUM;
 }
 
+/// The host's transport where there is one, since a device's barrier holds up the device alone. Not through the group's
+/// own barrier(), which keeps its tensor in a static that ranks in threads would share.
+c10::intrusive_ptr<c10d::Backend> barrier_backend(c10d::ProcessGroup& group) {
+  for (const c10::Device device : group.getDeviceTypes()) {
+    if (device.is_cpu()) return group.getBackend(c10::kCPU);
+  }
+  return group.getDefaultBackend();
+}
+
 }  // namespace
 }  // namespace internal
 
@@ -98,7 +107,7 @@ at::Tensor Group::all_gather(const at::Tensor& tensor) const {
 
 void Group::barrier() const {
   if (!core_) return;
-  auto started = core_->start("barrier", [&] { return core_->process_group()->barrier(); });
+  auto started = core_->start("barrier", [&] { return internal::barrier_backend(*core_->process_group())->barrier(); });
   internal::PendingWork(std::move(started), at::Tensor(), 1).wait();
 }
 

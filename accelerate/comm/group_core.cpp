@@ -154,13 +154,13 @@ GroupCore::Started GroupCore::start(const char* operation, const Starter& starte
       if (const auto error = started.work->exception()) std::rethrow_exception(error);
       return started;
     }
-    if (!setup_.device.is_cpu()) {
+    const auto theirs = started.work->getFuture();
+    if (!theirs->devices().empty()) {
       // The device waits, not the host: aborting the transport ends the work.
       operations.update(id, [&](Operation& running) { running.work = started.work; });
-      started.future = started.work->getFuture();
+      started.future = theirs;
       return started;
     }
-    const auto theirs = started.work->getFuture();
     started.future = c10::make_intrusive<Future>(theirs->elementType());
     operations.update(id, [&](Operation& running) { running.future = started.future; });
     theirs->addCallback([id, liveness = setup_.liveness, ours = started.future](Future& done) {
