@@ -206,12 +206,14 @@ class Launch {
 
   void ended(const Rank& rank) {
     if (phase_ == Phase::kKilled) result_.killed += rank.process.ending()->signal == SIGKILL;
-    if (phase_ != Phase::kRunning) return;
-    if (rank.process.ending()->failed()) {
+    if (phase_ == Phase::kRunning && rank.process.ending()->failed()) {
       result_.failure = Failure{.rank = rank.rank, .process = rank.process.id(), .ending = *rank.process.ending()};
+      begin_ending(SIGTERM, plan_.grace_after_failure);
     }
     const bool last = std::all_of(ranks_.begin(), ranks_.end(), [](const Rank& one) { return one.process.ending(); });
-    if (result_.failure || last) begin_ending(SIGTERM, plan_.grace_after_failure);
+    // What ranks leave behind may not have heeded the signal that was handed on: a shell's background jobs ignore
+    // SIGINT.
+    if (last && phase_ != Phase::kKilled) begin_ending(SIGTERM, plan_.grace_after_failure);
   }
 
   void signal_all(int number) {
@@ -220,7 +222,8 @@ class Launch {
 
   void begin_ending(int number, std::chrono::milliseconds grace) {
     phase_ = Phase::kEnding;
-    deadline_ = Clock::now() + grace;
+    const Clock::time_point end = Clock::now() + grace;
+    deadline_ = deadline_ ? std::min(*deadline_, end) : end;
     signal_all(number);
     // A process that is stopped sees no other signal before this one.
     signal_all(SIGCONT);

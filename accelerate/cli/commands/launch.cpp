@@ -88,10 +88,18 @@ std::vector<std::string> take_options(const CLI::App& app, std::vector<std::stri
   while (next < words.size() && words[next].size() > 1 && words[next].front() == '-') {
     const std::string word = words[next++];
     if (word == "--") break;
-    own.push_back(with_hyphens(word));
-    const std::string name = own.back().substr(0, own.back().find('='));
-    const bool takes_value = known(app, word, name).get_expected_min() > 0;
-    if (!takes_value || name != own.back()) continue;
+    const std::string option = with_hyphens(word);
+    const size_t equals = std::min(option.find('='), option.size());
+    const std::string name = option.substr(0, equals);
+    if (known(app, word, name).get_expected_min() == 0) {
+      own.push_back(option);
+      continue;
+    }
+    own.push_back(name);
+    if (equals < option.size()) {
+      own.push_back(option.substr(equals + 1));
+      continue;
+    }
     if (next == words.size()) {
       throw ConfigError({.place = name,
                          .what = "The option has no value",
@@ -99,8 +107,7 @@ std::vector<std::string> take_options(const CLI::App& app, std::vector<std::stri
                          .expected = "a value",
                          .remedy = "Type: accelerate-cpp launch --help"});
     }
-    // In one word, so that a value that begins with a hyphen is one.
-    own.back() += "=" + words[next++];
+    own.push_back(words[next++]);
   }
   words.erase(words.begin(), words.begin() + static_cast<std::ptrdiff_t>(next));
   return own;
