@@ -136,6 +136,11 @@ GroupCore::GroupCore(c10::intrusive_ptr<c10d::ProcessGroup> group, Log log)
       group_(std::move(group)),
       backends_(group_->getBackendName()) {}
 
+GroupCore::~GroupCore() {
+  // Gloo's destructor waits for what is in progress, which never ends once a rank is gone.
+  if (setup_.liveness && setup_.liveness->gave_up()) group_.release();
+}
+
 GroupCore::Started GroupCore::start(const char* operation, const Starter& starter) {
   if (!setup_.liveness) {
     auto work = starter();

@@ -34,6 +34,9 @@ class GroupCore {
   explicit GroupCore(GroupSetup setup);
   /// Over a group that the host program made. Lost ranks are what its own timeouts find.
   explicit GroupCore(c10::intrusive_ptr<c10d::ProcessGroup> group, Log log);
+  ~GroupCore();
+  GroupCore(const GroupCore&) = delete;
+  GroupCore& operator=(const GroupCore&) = delete;
 
   int rank() const { return setup_.rank; }
   int size() const { return setup_.size; }

@@ -26,8 +26,8 @@ std::string key(const char* kind, int64_t index) { return std::string(kind) + "/
 CommError error_of(const Liveness::Place& place, const Operation& operation, const std::string& what) {
   return CommError({.place = operation.name,
                     .what = what,
-                    .got = "rank " + std::to_string(place.rank) + " alone in it for " + seconds(operation.elapsed()),
-                    .expected = "all " + std::to_string(place.size) + " ranks",
+                    .got = "rank " + std::to_string(place.rank) + " waiting for " + seconds(operation.elapsed()),
+                    .expected = "all " + std::to_string(place.size) + " ranks to come",
                     .remedy = "Look for the cause in that rank's own output, then start all of them again"});
 }
 
@@ -45,7 +45,7 @@ struct Liveness::State {
 
   mutable std::mutex mutex;
   mutable std::condition_variable changed;
-  bool stopping = false, talking = true;
+  bool stopping = false, talking = true, gave_up = false;
   std::optional<std::string> farewell;
   std::optional<std::string> lost;
   std::map<int, std::string> left;  ///< ranks that said goodbye, and why
@@ -159,6 +159,7 @@ void Liveness::talk(const std::shared_ptr<State>& state) {
   State& s = *state;
   std::unique_lock lock(s.mutex);
   bool said_goodbye = false;
+  auto goodbye_at = Clock::now();
   try {
     while (true) {
       const bool goodbye = s.farewell && !said_goodbye;
@@ -168,17 +169,17 @@ void Liveness::talk(const std::shared_ptr<State>& state) {
         s.store->add(key("beat", s.place.rank), kGoodbye);
         s.store->set(key("left", s.store->add("left", 1)), std::to_string(s.place.rank) + " " + why);
         said_goodbye = true;
+        goodbye_at = Clock::now();
       }
       s.exchange();
       if (!said_goodbye) s.log_slow();
       lock.lock();
       s.contact = Clock::now();
       const bool all_left = static_cast<int>(s.left.size()) == s.place.size;
-      if (said_goodbye && (!s.place.serves_store || all_left)) break;
-      if (s.stopping) break;
+      const bool heard = Clock::now() - goodbye_at > 2 * s.rules.interval;
+      if (said_goodbye && (!s.place.serves_store || all_left || s.lost || heard)) break;
       const auto pause = said_goodbye ? std::chrono::milliseconds(20) : s.rules.interval;
-      s.changed.wait_for(lock, pause, [&] { return s.stopping || (s.farewell && !said_goodbye); });
-      if (s.stopping && !s.farewell) break;
+      s.changed.wait_for(lock, pause, [&] { return s.farewell && !said_goodbye; });
     }
     s.talking = false;
     lock.unlock();
@@ -193,8 +194,8 @@ void Liveness::talk(const std::shared_ptr<State>& state) {
     }
     if (!expected) {
       std::string reason = error.what();
-      s.declare_lost("The store is lost, and rank 0 or the launcher that serves it: " +
-                     reason.substr(0, reason.find('\n')));
+      s.declare_lost(s.place.store_server + " is lost: the store it serves broke off (" +
+                     reason.substr(0, reason.find('\n')) + ")");
     }
   }
   s.changed.notify_all();
@@ -209,13 +210,17 @@ void Liveness::watch(const std::shared_ptr<State>& state) {
     const bool silent = s.talking && !s.lost && Clock::now() - s.contact > s.rules.silence;
     lock.unlock();
     if (silent) {
-      s.declare_lost("The store is lost, and rank 0 or the launcher that serves it: no answer for " +
+      s.declare_lost(s.place.store_server + " is lost: the store it serves gave no answer for " +
                      seconds(s.rules.silence));
     }
     s.operations.take_if([](const Operation& operation) { return operation.work && operation.work->isCompleted(); });
     for (const Operation& stuck : s.operations.take_if(
              [&](const Operation& operation) { return operation.future && s.verdict(operation).has_value(); })) {
       const std::string why = s.verdict(stuck).value_or("");
+      {
+        const std::lock_guard again(s.mutex);
+        s.gave_up = true;
+      }
       stuck.future->setErrorIfNeeded(std::make_exception_ptr(error_of(s.place, stuck, why)));
     }
     lock.lock();
@@ -224,17 +229,18 @@ void Liveness::watch(const std::shared_ptr<State>& state) {
 
 Liveness::~Liveness() {
   leave("its program let go of the group");
+  bool answered = false;
   {
     std::unique_lock lock(state_->mutex);
-    state_->changed.wait_for(lock, 3 * state_->rules.interval, [&] { return !state_->talking; });
+    answered = state_->changed.wait_for(lock, 4 * state_->rules.interval, [&] { return !state_->talking; });
     state_->stopping = true;
   }
   state_->changed.notify_all();
   // A store that does not answer would hold its thread for ever; the state belongs to the thread then.
-  if (state_->talking) {
-    state_->talker.detach();
-  } else {
+  if (answered) {
     state_->talker.join();
+  } else {
+    state_->talker.detach();
   }
   state_->watcher.join();
 }
@@ -265,6 +271,11 @@ std::optional<std::string> Liveness::find_lost() const {
     state_->changed.wait_for(lock, state_->rules.interval / 4);
   }
   return std::nullopt;
+}
+
+bool Liveness::gave_up() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->lost || state_->gave_up;
 }
 
 void Liveness::on_lost(std::function<void()> action) {

@@ -32,7 +32,8 @@ class Liveness {
   struct Place {
     int rank = 0;
     int size = 1;
-    bool serves_store = false;  ///< this rank's end takes the store away
+    bool serves_store = false;               ///< this rank's end takes the store away
+    std::string store_server = "The store";  ///< who is lost when the store is, at the start of a sentence
   };
   Liveness(c10::intrusive_ptr<c10d::Store> store, Place place, Log log, LivenessRules rules = {});
   /// Says goodbye if `leave` has not.
@@ -50,6 +51,8 @@ class Liveness {
   /// Waits until `lost()` says something, or as long as it takes to know that it will not. For a transport that failed
   /// and cannot tell why.
   std::optional<std::string> find_lost() const;
+  /// Whether an operation was failed that its transport may still be busy with.
+  bool gave_up() const;
   /// Called from the watching thread when a rank is lost; transports that block a device abort there.
   void on_lost(std::function<void()> action);
 

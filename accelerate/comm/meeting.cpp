@@ -126,7 +126,7 @@ void wait_for_all(c10d::Store& store, const World& world, std::chrono::milliseco
   }
 }
 
-Meeting join(const World& world, c10::intrusive_ptr<c10d::Store> store, const std::string& prefix, bool serves,
+Meeting join(const World& world, c10::intrusive_ptr<c10d::Store> store, const std::string& prefix,
              std::chrono::milliseconds timeout, const Log& log) {
   // Several Accelerators may meet in one store, one after another: the n-th of every rank belong together.
   const auto run = c10::make_intrusive<c10d::PrefixStore>("accelerate" + prefix, std::move(store));
@@ -135,20 +135,23 @@ Meeting join(const World& world, c10::intrusive_ptr<c10d::Store> store, const st
   auto own = c10::make_intrusive<c10d::PrefixStore>(std::to_string(turn), run);
   own->set("size/" + std::to_string(world.rank), std::to_string(world.size));
   wait_for_all(*own, world, timeout, log);
-  return {.store = own, .serves_store = serves};
+  return {.store = own};
 }
 
 }  // namespace
 
 Meeting meet(const World& world, const Rendezvous& rendezvous, std::chrono::milliseconds timeout, const Log& log) {
   const bool serves = rendezvous.file.empty() && !rendezvous.served && world.rank == 0;
-  return join(world, open(world, rendezvous, timeout), rendezvous.prefix.empty() ? "" : "/" + rendezvous.prefix, serves,
-              timeout, log);
+  Meeting meeting = join(world, open(world, rendezvous, timeout),
+                         rendezvous.prefix.empty() ? "" : "/" + rendezvous.prefix, timeout, log);
+  meeting.serves_store = serves;
+  meeting.store_server = !rendezvous.file.empty() ? "The file system" : rendezvous.served ? "The launcher" : "Rank 0";
+  return meeting;
 }
 
 Meeting meet(const World& world, c10::intrusive_ptr<c10d::Store> store, std::chrono::milliseconds timeout,
              const Log& log) {
-  return join(world, std::move(store), "", false, timeout, log);
+  return join(world, std::move(store), "", timeout, log);
 }
 
 }  // namespace accelerate::internal

@@ -15,8 +15,9 @@ namespace accelerate::internal {
 
 /// A store in which every rank of the world has registered.
 struct Meeting {
-  c10::intrusive_ptr<c10d::Store> store;  ///< keys of this Accelerator alone
-  bool serves_store = false;              ///< the server is in this process
+  c10::intrusive_ptr<c10d::Store> store;          ///< keys of this Accelerator alone
+  bool serves_store = false;                      ///< the server is in this process
+  std::string store_server = "The host program";  ///< who serves it
 };
 
 /// Brings the ranks together. Throws CommError when the place cannot be reached or used, ranks are missing after
