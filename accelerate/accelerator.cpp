@@ -6,6 +6,7 @@
 #include <iostream>
 
 #include "accelerate/checkpoint/storage.h"
+#include "accelerate/comm/objects.h"
 #include "accelerate/core/error.h"
 #include "accelerate/core/registry.h"
 #include "accelerate/runtime.h"
@@ -22,17 +23,6 @@ StorageFormat model_format() {
 
 std::string model_file_in(const std::string& directory) {
   return (std::filesystem::path(directory) / ("model" + model_format().extension)).string();
-}
-
-ReduceOp reduce_op(const std::string& reduction) {
-  if (reduction == "sum") return ReduceOp::kSum;
-  if (reduction == "mean") return ReduceOp::kMean;
-  if (reduction == "max") return ReduceOp::kMax;
-  throw UsageError({.place = "reduce",
-                    .what = "The reduction is not known",
-                    .got = "\"" + reduction + "\"",
-                    .expected = "\"sum\", \"mean\" or \"max\"",
-                    .remedy = "Pass one of them as {.reduction = \"sum\"}"});
 }
 
 }  // namespace
@@ -99,32 +89,69 @@ AutocastScope Accelerator::autocast(AutocastOptions options) const {
   return AutocastScope(device().type(), std::nullopt);
 }
 
-at::Tensor Accelerator::gather_tensor(const at::Tensor& tensor) const {
-  return tensor.defined() ? runtime().group().all_gather(tensor) : tensor;
+void Accelerator::verify(const char* operation, internal::TensorList tensors) const {
+  if (runtime().plan().debug) internal::require_equal_shapes(runtime().group(), operation, tensors);
 }
 
-void Accelerator::log_unknown_remainder() const {
-  const ActiveLoaders& loaders = runtime().active_loaders();
-  if (!loaders.end_of_dataloader() || loaders.remainder() != -1) return;
-  runtime().log().info(
-      "gather_for_metrics: the loader drops its last short batch, so nothing is cut off the gathered one");
+void Accelerator::gather_tensors(internal::TensorList tensors) const {
+  verify("gather", tensors);
+  internal::gather_all(runtime().group(), tensors);
 }
 
-at::Tensor Accelerator::gather_tensor_for_metrics(const at::Tensor& tensor) const {
-  at::Tensor all = gather_tensor(tensor);
+std::optional<int64_t> Accelerator::metrics_kept() const {
   const ActiveLoaders& loaders = runtime().active_loaders();
-  if (!all.defined() || !loaders.end_of_dataloader()) return all;
+  if (!loaders.end_of_dataloader()) return std::nullopt;
   const int64_t remainder = loaders.remainder();
-  const bool fill = remainder > 0 && all.dim() > 0 && all.size(0) > remainder;
-  return fill ? all.narrow(0, 0, remainder) : all;
+  if (remainder == -1) {
+    runtime().log().info(
+        "gather_for_metrics: the loader drops its last short batch, so nothing is cut off the gathered one");
+  }
+  return remainder > 0 ? std::optional(remainder) : std::nullopt;
 }
 
-at::Tensor Accelerator::reduce_tensor(const at::Tensor& tensor, const ReduceOptions& options) const {
-  const ReduceOp op = reduce_op(options.reduction);
-  if (!tensor.defined()) return tensor;
-  at::Tensor out = tensor.clone();
-  runtime().group().all_reduce(out, op).wait();
-  return out;
+void Accelerator::gather_tensors_for_metrics(internal::TensorList tensors) const {
+  gather_tensors(tensors);
+  const std::optional<int64_t> kept = metrics_kept();
+  for (at::Tensor* tensor : tensors) {
+    if (!kept || !tensor->defined() || tensor->dim() == 0 || tensor->size(0) <= *kept) continue;
+    *tensor = tensor->narrow(0, 0, *kept);
+  }
+}
+
+std::vector<std::string> Accelerator::gather_object(const std::vector<std::string>& texts) const {
+  std::vector<std::string> all;
+  for (const std::string& bytes : internal::all_gather_bytes(runtime().group(), internal::join_texts(texts))) {
+    for (std::string& text : internal::split_texts(bytes)) all.push_back(std::move(text));
+  }
+  return all;
+}
+
+std::vector<std::string> Accelerator::gather_for_metrics(const std::vector<std::string>& texts) const {
+  std::vector<std::string> all = gather_object(texts);
+  const std::optional<int64_t> kept = metrics_kept();
+  if (kept && all.size() > static_cast<size_t>(*kept)) all.resize(static_cast<size_t>(*kept));
+  return all;
+}
+
+void Accelerator::reduce_tensors(internal::TensorList tensors, const ReduceOptions& options) const {
+  verify("reduce", tensors);
+  internal::reduce_all(runtime().group(), tensors, options);
+}
+
+void Accelerator::broadcast_tensors(internal::TensorList tensors, int64_t from_process) const {
+  verify("broadcast", tensors);
+  internal::broadcast_all(runtime().group(), tensors, from_process);
+}
+
+std::vector<std::string> Accelerator::broadcast_object_list(const std::vector<std::string>& texts,
+                                                            int64_t from_process) const {
+  internal::require_process("broadcast_object_list", runtime().group(), from_process);
+  return internal::split_texts(
+      internal::broadcast_bytes(runtime().group(), internal::join_texts(texts), from_process));
+}
+
+void Accelerator::pad_tensors(internal::TensorList tensors, const PadOptions& options) const {
+  internal::pad_all(runtime().group(), tensors, options);
 }
 
 void Accelerator::wait_for_everyone() const { runtime().group().barrier(); }

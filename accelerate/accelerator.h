@@ -7,6 +7,7 @@
 #include <functional>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <span>
 #include <sstream>
 #include <string>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "accelerate/checkpoint/model_file.h"
+#include "accelerate/comm/collectives.h"
 #include "accelerate/core/fields.h"
 #include "accelerate/optim/clip.h"
 #include "accelerate/optim/sync_schedule.h"
@@ -30,10 +32,6 @@ class Runtime;
 
 struct AutocastOptions {
   bool enabled = true;  ///< false: full precision inside an autocast region
-};
-
-struct ReduceOptions {
-  std::string reduction = "sum";  ///< "sum", "mean" or "max"
 };
 
 /// The loop of one training run: device, precision, accumulation and, with several processes, their cooperation.
@@ -94,26 +92,49 @@ class Accelerator {
   /// The model's precision for code outside a model call, until the guard ends. Nothing for `mixed_precision` "no".
   AutocastScope autocast(AutocastOptions options = {}) const;
 
-  /// Every tensor of `value` from all processes, concatenated along dimension 0; in one process the value itself.
+  // Collectives: reached by every process, in the same order. A value is a tensor, or a tuple, vector, map or struct of
+  // tensors, nested; all its tensors travel together. With `ACCELERATE_DEBUG_MODE=1` the processes compare shapes first.
+
+  /// Every tensor of `value` from all processes, concatenated along dimension 0; 0-d ones give a vector. In one process
+  /// the value itself. Shapes are the same everywhere; else see `pad_across_processes`.
   template <class T>
   T gather(T value) const {
     has_tensors<T>();
-    internal::for_each_tensor(value, [this](at::Tensor& tensor) { tensor = gather_tensor(tensor); });
+    gather_tensors(tensors_of(value));
     return value;
   }
   /// Like `gather`, without the samples that fill up the last batch of the loader being iterated.
   template <class T>
   T gather_for_metrics(T value) const {
     has_tensors<T>();
-    log_unknown_remainder();
-    internal::for_each_tensor(value, [this](at::Tensor& tensor) { tensor = gather_tensor_for_metrics(tensor); });
+    gather_tensors_for_metrics(tensors_of(value));
     return value;
   }
+  /// Texts that belong to samples, one each: those of all processes, without those that fill up the last batch.
+  std::vector<std::string> gather_for_metrics(const std::vector<std::string>& texts) const;
+  /// The lists of all processes in one, in their order; lengths may differ.
+  std::vector<std::string> gather_object(const std::vector<std::string>& texts) const;
   /// Every tensor of `value` combined over all processes; the input is not changed.
   template <class T>
   T reduce(T value, ReduceOptions options = {}) const {
     has_tensors<T>();
-    internal::for_each_tensor(value, [&](at::Tensor& tensor) { tensor = reduce_tensor(tensor, options); });
+    reduce_tensors(tensors_of(value), options);
+    return value;
+  }
+  /// Gives the tensors of `value`, in place, what they hold on process `from_process`, and returns it.
+  template <class T>
+  T broadcast(T value, int64_t from_process = 0) const {
+    has_tensors<T>();
+    broadcast_tensors(tensors_of(value), from_process);
+    return value;
+  }
+  /// The texts of process `from_process`, on every process.
+  std::vector<std::string> broadcast_object_list(const std::vector<std::string>& texts, int64_t from_process = 0) const;
+  /// Tensors that are shorter than on another process come back as copies padded to the same length.
+  template <class T>
+  T pad_across_processes(T value, PadOptions options = {}) const {
+    has_tensors<T>();
+    pad_tensors(tensors_of(value), options);
     return value;
   }
 
@@ -200,10 +221,20 @@ class Accelerator {
   }
   void prepare_all(std::span<internal::PrepareItem> items);
   Accumulation accumulate_all(std::initializer_list<const internal::ModelCore*> models);
-  at::Tensor gather_tensor(const at::Tensor& tensor) const;
-  void log_unknown_remainder() const;
-  at::Tensor gather_tensor_for_metrics(const at::Tensor& tensor) const;
-  at::Tensor reduce_tensor(const at::Tensor& tensor, const ReduceOptions& options) const;
+  template <class T>
+  static std::vector<at::Tensor*> tensors_of(T& value) {
+    std::vector<at::Tensor*> tensors;
+    internal::for_each_tensor(value, [&](at::Tensor& tensor) { tensors.push_back(&tensor); });
+    return tensors;
+  }
+  void gather_tensors(internal::TensorList tensors) const;
+  void gather_tensors_for_metrics(internal::TensorList tensors) const;
+  void reduce_tensors(internal::TensorList tensors, const ReduceOptions& options) const;
+  void broadcast_tensors(internal::TensorList tensors, int64_t from_process) const;
+  void pad_tensors(internal::TensorList tensors, const PadOptions& options) const;
+  void verify(const char* operation, internal::TensorList tensors) const;
+  /// How many samples of the last batch count; nothing when all do.
+  std::optional<int64_t> metrics_kept() const;
   void save_model_core(internal::ModelCore& model, const std::string& directory) const;
   LoadModelResult load_model_core(internal::ModelCore& model, const std::string& path, LoadModelOptions options) const;
   static std::string text_of(const at::Tensor& tensor);

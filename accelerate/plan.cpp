@@ -8,6 +8,7 @@
 #include "accelerate/core/error.h"
 #include "accelerate/core/registry.h"
 #include "accelerate/plan_device.h"
+#include "accelerate/strategy/strategy.h"
 
 namespace accelerate::internal {
 namespace {
@@ -17,6 +18,8 @@ struct Sourced {
   T value;
   std::string source;
 };
+
+constexpr const char* kDebugVariable = "ACCELERATE_DEBUG_MODE";
 
 std::string yes_no(bool value) { return value ? "true" : "false"; }
 
@@ -103,6 +106,7 @@ Sourced<StrategyEntry> resolve_strategy(const AcceleratorOptions& options, const
   Registry<StrategyEntry> known("strategy", builtin_strategies());
   for (const StrategyEntry& entry : options.extensions.strategies) known.add(entry);
   const std::string processes = std::to_string(world.size) + (world.size == 1 ? " process" : " processes");
+  std::string unused;
   if (const auto& name = options.strategy.name()) {
     const StrategyEntry* entry = known.find(*name);
     if (entry == nullptr) {
@@ -112,14 +116,18 @@ Sourced<StrategyEntry> resolve_strategy(const AcceleratorOptions& options, const
                          .expected = "one of " + known.names(),
                          .remedy = "Leave AcceleratorOptions::strategy unset to get the one that applies"});
     }
-    if (const auto refusal = entry->refusal(world)) {
+    const auto refusal = entry->refusal(world);
+    if (!refusal) return {*entry, "argument"};
+    if (world.size > 1) {
       throw ConfigError({.place = "strategy",
                          .what = "The strategy cannot spread a model over these processes: " + *refusal,
                          .got = "\"" + *name + "\" in " + processes,
                          .expected = "a number of processes that it takes",
                          .remedy = "Leave AcceleratorOptions::strategy unset to get the one that applies"});
     }
-    return {*entry, "argument"};
+    // The program that will run on several processes is tried on one: its options are checked all the same.
+    entry->make(options.strategy.options());
+    unused = ", argument \"" + *name + "\" is not used: " + *refusal;
   }
   std::vector<StrategyEntry> entries = known.all();
   // What the host program handed in comes last and, among equals, is asked first.
@@ -130,7 +138,7 @@ Sourced<StrategyEntry> resolve_strategy(const AcceleratorOptions& options, const
   for (const StrategyEntry& entry : entries) {
     if (entry.preference < 0) continue;
     const auto refusal = entry.refusal(world);
-    if (!refusal) return {entry, "applies to " + processes};
+    if (!refusal) return {entry, "applies to " + processes + unused};
     reasons += (reasons.empty() ? "" : "; ") + entry.name + ": " + *refusal;
   }
   throw ConfigError({.place = "strategy",
@@ -185,6 +193,7 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment, 
   const auto precision = resolve_precision(options, environment, device);
   const auto accumulation = resolve_accumulation(options, environment);
   const auto strategy = resolve_strategy(options, world);
+  const std::optional<bool> debug = environment.flag(kDebugVariable);
   const bool with_optimizer = options.step_scheduler_with_optimizer.value_or(true);
 
   Plan plan{.world = world,
@@ -199,6 +208,7 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment, 
             .accumulation = accumulation.value,
             .data = options.dataloader_config.value_or(DataLoaderConfiguration{}),
             .step_scheduler_with_optimizer = with_optimizer,
+            .debug = debug.value_or(false),
             .fields = {}};
   const std::string from_world = "environment kind \"" + discovered.environment + "\"";
   plan.fields.add({"num_processes", std::to_string(plan.world.size), from_world});
@@ -220,6 +230,7 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment, 
   plan.fields.add({"split_batches", yes_no(plan.data.split_batches), from_data});
   plan.fields.add({"step_scheduler_with_optimizer", yes_no(with_optimizer),
                    options.step_scheduler_with_optimizer ? "argument" : "default"});
+  plan.fields.add({"debug", yes_no(plan.debug), debug ? std::string("environment ") + kDebugVariable : "default"});
   return plan;
 }
 

@@ -24,6 +24,7 @@ struct Plan {
   GradientAccumulationPlugin accumulation;
   DataLoaderConfiguration data;
   bool step_scheduler_with_optimizer = true;
+  bool debug = false;  ///< collectives compare shapes first
   Fields fields;
 };
 

@@ -47,6 +47,8 @@ class Group {
   /// The ranks' tensors, concatenated along dimension 0 in rank order; 0-d ones give a vector. A group of one returns
   /// the tensor itself.
   at::Tensor all_gather(const at::Tensor& tensor) const;
+  /// The same, asynchronous, of a contiguous tensor into one of `size()` times as many elements.
+  Work all_gather_into(at::Tensor all, const at::Tensor& tensor) const;
   /// Returns when every rank has come here.
   void barrier() const;
   /// The ranks that pass the same `color` form a group, in the order of their ranks. Reached by every rank.

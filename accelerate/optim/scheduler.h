@@ -36,7 +36,7 @@ class SchedulerCore {
 struct SchedulerBinding {
   std::shared_ptr<OptimizerCore> optimizer;
   bool with_optimizer = true;    ///< `step_scheduler_with_optimizer`
-  int64_t steps_per_update = 1;  ///< scheduler steps for one optimizer update; the number of processes
+  int64_t steps_per_update = 1;  ///< scheduler steps for one update: one a batch as the loader was given
 };
 
 }  // namespace internal

@@ -53,7 +53,8 @@ TEST(Resolve, EveryFieldSaysWhereItCameFrom) {
             "sync_with_dataloader           true         (default)\n"
             "even_batches                   true         (default)\n"
             "split_batches                  false        (default)\n"
-            "step_scheduler_with_optimizer  true         (default)\n");
+            "step_scheduler_with_optimizer  true         (default)\n"
+            "debug                          false        (default)\n");
 }
 
 TEST(Resolve, ThePrecisionComesFromTheArgumentThenTheEnvironment) {

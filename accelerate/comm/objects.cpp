@@ -1,0 +1,82 @@
+#include "accelerate/comm/objects.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+
+#include <algorithm>
+#include <cstring>
+
+#include "accelerate/comm/group_core.h"
+
+namespace accelerate::internal {
+namespace {
+
+/// Bytes travel as CPU tensors where the group can carry those.
+c10::Device carrier(const Group& group) {
+  const auto devices = core_of(group).process_group()->getDeviceTypes();
+  const bool cpu = devices.empty() || std::ranges::any_of(devices, [](c10::Device device) { return device.is_cpu(); });
+  return cpu ? c10::Device(c10::kCPU) : devices.front();
+}
+
+at::Tensor lengths(const Group& group, int64_t own, c10::Device device) {
+  return group.all_gather(at::tensor({own}, at::kLong).to(device)).cpu();
+}
+
+}  // namespace
+
+std::vector<std::string> all_gather_bytes(const Group& group, std::string_view own) {
+  if (group.size() == 1) return {std::string(own)};
+  const c10::Device device = carrier(group);
+  const at::Tensor sizes = lengths(group, static_cast<int64_t>(own.size()), device);
+  const int64_t longest = sizes.max().item<int64_t>();
+  std::vector<std::string> texts(static_cast<size_t>(group.size()));
+  if (longest == 0) return texts;
+  at::Tensor padded = at::zeros({longest}, at::kByte);
+  std::memcpy(padded.mutable_data_ptr<uint8_t>(), own.data(), own.size());
+  const at::Tensor all = group.all_gather(padded.to(device)).cpu();
+  for (int64_t rank = 0; rank < group.size(); ++rank) {
+    texts[static_cast<size_t>(rank)].assign(
+        reinterpret_cast<const char*>(all.const_data_ptr<uint8_t>()) + rank * longest,
+        static_cast<size_t>(sizes.const_data_ptr<int64_t>()[rank]));
+  }
+  return texts;
+}
+
+std::string broadcast_bytes(const Group& group, std::string own, int64_t from) {
+  if (group.size() == 1) return own;
+  const c10::Device device = carrier(group);
+  at::Tensor size = at::tensor({static_cast<int64_t>(own.size())}, at::kLong).to(device);
+  group.broadcast(size, from).wait();
+  const auto length = static_cast<size_t>(size.item<int64_t>());
+  if (length == 0) return {};
+  at::Tensor bytes = at::empty({static_cast<int64_t>(length)}, at::kByte);
+  if (group.rank() == from) std::memcpy(bytes.mutable_data_ptr<uint8_t>(), own.data(), length);
+  at::Tensor travelling = bytes.to(device);
+  group.broadcast(travelling, from).wait();
+  bytes = travelling.cpu();
+  return {reinterpret_cast<const char*>(bytes.const_data_ptr<uint8_t>()), length};
+}
+
+// Each text with its length in front, eight bytes, as this host writes them: the ranks of a group run one binary.
+std::string join_texts(const std::vector<std::string>& texts) {
+  std::string bytes;
+  for (const std::string& text : texts) {
+    const uint64_t size = text.size();
+    bytes.append(reinterpret_cast<const char*>(&size), sizeof size);
+    bytes += text;
+  }
+  return bytes;
+}
+
+std::vector<std::string> split_texts(std::string_view bytes) {
+  std::vector<std::string> texts;
+  while (!bytes.empty()) {
+    uint64_t size = 0;
+    std::memcpy(&size, bytes.data(), sizeof size);
+    texts.emplace_back(bytes.substr(sizeof size, size));
+    bytes.remove_prefix(sizeof size + size);
+  }
+  return texts;
+}
+
+}  // namespace accelerate::internal
