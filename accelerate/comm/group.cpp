@@ -100,9 +100,20 @@ at::Tensor Group::all_gather(const at::Tensor& tensor) const {
   auto shape = mine.sizes().vec();
   shape[0] *= size();
   at::Tensor all = at::empty(shape, mine.options());
-  auto started = core_->start("all_gather", [&] { return core_->process_group()->_allgather_base(all, mine); });
-  internal::PendingWork(std::move(started), all, 1).wait();
+  all_gather_into(all, mine).wait();
   return all;
+}
+
+Work Group::all_gather_into(at::Tensor all, const at::Tensor& tensor) const {
+  if (!core_) {
+    all.copy_(tensor);
+    return {};
+  }
+  auto started = core_->start("all_gather", [&] {
+    at::Tensor mine = tensor.detach();
+    return core_->process_group()->_allgather_base(all, mine);
+  });
+  return Work(std::make_shared<internal::PendingWork>(std::move(started), std::move(all), 1));
 }
 
 void Group::barrier() const {
