@@ -15,6 +15,7 @@ class FusedAdamW {
       means_.push_back(torch::zeros_like(parameter));
       squares_.push_back(torch::zeros_like(parameter));
     }
+    count_ = torch::zeros({}, parameters_.front().device());
     steps_.assign(parameters_.size(), count_);
   }
 
@@ -33,10 +34,12 @@ class FusedAdamW {
 
  private:
   std::vector<at::Tensor> parameters_, gradients_, means_, squares_, steps_;
-  at::Tensor count_ = torch::zeros({});  // one for all: every parameter is stepped every time
+  at::Tensor count_;  // one for all: every parameter is stepped every time
 };
 
 void train(const Settings& settings, Meter& meter, auto net, const Samples& samples) {
+  const c10::Device device(torch::cuda::is_available() ? c10::kCUDA : c10::kCPU);
+  net->to(device);
   FusedAdamW optimizer(net->parameters());
   auto generator = at::detail::createCPUGenerator(settings.seed);
   const int64_t count = samples.labels.size(0), batches = count / settings.batch_size;
@@ -44,7 +47,8 @@ void train(const Settings& settings, Meter& meter, auto net, const Samples& samp
     const at::Tensor order = settings.shuffle ? torch::randperm(count, generator, torch::kLong) : torch::arange(count);
     for (int64_t batch = 0; batch < batches; ++batch) {
       const at::Tensor rows = order.narrow(0, batch * settings.batch_size, settings.batch_size);
-      const at::Tensor inputs = samples.inputs.index_select(0, rows), labels = samples.labels.index_select(0, rows);
+      const at::Tensor inputs = samples.inputs.index_select(0, rows).to(device, /*non_blocking=*/true);
+      const at::Tensor labels = samples.labels.index_select(0, rows).to(device, /*non_blocking=*/true);
       const at::Tensor loss = torch::nn::functional::cross_entropy(net(inputs), labels);
       loss.backward();
       optimizer.clip_and_step(kMaxNorm);

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# The GPU tests on a machine that has GPUs and a Python with LibTorch, and neither the compiler nor the libraries this
+# was built with.
+#
+#   tests/gpu/visit.sh pack <build folder> <folder>     copies the programs of a build with CUDA there, stripped
+#   tests/gpu/visit.sh run <folder> [python]            runs them: the python's torch brings all libraries
+#
+# `run` prints what each step said, ends with one line a step, and fails if a step did. Logs go to $OUT, if it is set.
+# Programs read test data where this repository was when they were built; make a link if it was elsewhere.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
+set -euo pipefail
+
+programs=(tests/gpu_tests examples/digits benchmarks/train bin/accelerate-cpp)
+
+pack() {
+  local build=$1 folder=$2 program
+  mkdir -p "$folder"
+  for program in "${programs[@]}"; do
+    [ -e "$build/$program" ] || continue
+    strip -o "$folder/${program##*/}" "$build/$program"
+  done
+  du -sh "$folder"
+}
+
+# step <name> <seconds> <command...>: goes on after a failure.
+step() {
+  local name=$1 limit=$2 status=0 start=$SECONDS
+  shift 2
+  echo "=== $name: $*"
+  timeout --kill-after=10 "$limit" "$@" >"$logs/$name.log" 2>&1 || status=$?
+  tail -n 60 "$logs/$name.log"
+  summary+=("$([ $status = 0 ] && echo ok || echo "FAILED ($status)") $name, $((SECONDS - start)) s")
+  [ $status = 0 ] || failed=1
+}
+
+run() {
+  local folder python=${2:-python3} gpus
+  folder=$(cd "$1" && pwd)
+  logs=${OUT:-$(mktemp -d)} summary=() failed=0
+  LD_LIBRARY_PATH=$("$python" -c 'import glob, os, torch
+site = os.path.dirname(os.path.dirname(torch.__file__))
+print(":".join([site + "/torch/lib"] + sorted(glob.glob(site + "/nvidia/*/lib"))))')${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+  export LD_LIBRARY_PATH OMP_NUM_THREADS=4
+  nvidia-smi -L
+  gpus=$(nvidia-smi -L | wc -l)
+  if [ "$gpus" -gt 1 ]; then
+    step tests 420 "$folder/gpu_tests" --gtest_brief=1
+  else
+    step tests 300 "$folder/gpu_tests" --gtest_brief=1
+  fi
+  step digits 60 "$folder/digits" --out "$logs/digits"
+  step digits-bf16 60 "$folder/digits" --out "$logs/digits" --mixed-precision bf16
+  step digits-cpu 60 env ACCELERATE_USE_CPU=1 "$folder/digits" --out "$logs/digits"
+  if [ -e "$folder/accelerate-cpp" ] && [ "$gpus" -gt 1 ]; then
+    step digits-2 90 "$folder/accelerate-cpp" launch --num-processes 2 "$folder/digits" --batch-size 16 --out "$logs/digits"
+    step too-many 60 bash -c "! '$folder/accelerate-cpp' launch --num-processes $((gpus + 1)) '$folder/digits' --out '$logs/digits'"
+  fi
+  if [ -e "$folder/train" ]; then
+    for way in "" --plain; do
+      step "mlp${way/--/-}" 60 "$folder/train" --task mlp --batch-size 64 --steps 1200 --warmup 200 $way
+    done
+  fi
+  rm -rf "$logs/digits"
+  printf '%s\n' "--- summary" "${summary[@]}"
+  return $failed
+}
+
+case "${1:-}" in
+  pack) pack "${@:2}" ;;
+  run) run "${@:2}" ;;
+  *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
