@@ -152,7 +152,9 @@ void* LoaderPass::next() {
   if (loader_->placement_) {
     const c10::Device device = loader_->placement_->device;
     current_.for_each(current_.value.get(), [&](at::Tensor& tensor) {
-      if (tensor.defined() && tensor.device() != device) tensor = tensor.to(device);
+      if (!tensor.defined() || tensor.device() == device) return;
+      // Towards a GPU the host need not wait; what comes from one it may read at once.
+      tensor = tensor.to(device, /*non_blocking=*/!device.is_cpu());
     });
   }
   return current_.value.get();
