@@ -20,7 +20,6 @@ bool is_file(const std::string& path) {
 
 bool is_executable_file(const std::string& path) { return is_file(path) && ::access(path.c_str(), X_OK) == 0; }
 
-/// As a shell shows a word that it would take literally.
 std::string quoted(const std::string& word) { return "\"" + word + "\""; }
 
 void require_startable(const std::string& path) {
