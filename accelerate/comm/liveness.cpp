@@ -142,6 +142,14 @@ struct Liveness::State {
     if (operation.failure && Clock::now() - operation.failed_at > patience()) return operation.failure;
     return std::nullopt;
   }
+  /// Why a device will wait for ever, or nothing. Its host waits with it and hears of nothing until transports abort.
+  std::optional<std::string> device_stuck() {
+    std::optional<std::string> why;
+    operations.for_each([&](const Operation& operation) {
+      if (operation.work && !why) why = verdict(operation);
+    });
+    return why;
+  }
   /// Long enough for somebody to notice a silent rank and for everybody to hear of it.
   Clock::duration patience() const { return rules.silence + 3 * rules.interval; }
 };
@@ -214,6 +222,7 @@ void Liveness::watch(const std::shared_ptr<State>& state) {
                      seconds(s.rules.silence));
     }
     s.operations.take_if([](const Operation& operation) { return operation.work && operation.work->isCompleted(); });
+    if (const auto why = s.device_stuck()) s.declare_lost(*why);
     for (const Operation& stuck : s.operations.take_if(
              [&](const Operation& operation) { return operation.future && s.verdict(operation).has_value(); })) {
       const std::string why = s.verdict(stuck).value_or("");

@@ -2,6 +2,7 @@
 #include <ATen/cuda/CUDAContext.h>
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 
+#include <atomic>
 #include <cstdio>
 #include <map>
 
@@ -17,25 +18,24 @@ using std::chrono::steady_clock;
 
 class Nccl final : public c10d::ProcessGroupNCCL {
  public:
-  Nccl(const BackendContext& context, c10::intrusive_ptr<Options> options)
-      : ProcessGroupNCCL(context.store, context.rank, context.size, std::move(options)), lost_(context.lost) {}
+  using ProcessGroupNCCL::ProcessGroupNCCL;
 
-  /// Before the statics of CUDA go. Orderly while the ranks are there; with one lost the goodbye would never be
-  /// answered.
+  /// Before the statics of CUDA go. Orderly while the ranks are there: a lost one would never answer the goodbye.
   ~Nccl() override {
+    if (aborted_) return;
     try {
-      if (lost_ && lost_()) {
-        abort();
-      } else {
-        shutdown();
-      }
+      shutdown();
     } catch (const std::exception& error) {
       TORCH_WARN("NCCL did not shut down: ", error.what());
     }
   }
 
+  void abort() override {
+    if (!aborted_.exchange(true)) ProcessGroupNCCL::abort();
+  }
+
  private:
-  std::function<std::optional<std::string>()> lost_;
+  std::atomic<bool> aborted_ = false;
 };
 
 /// The same for two ranks only if they compute on one GPU, whatever number each knows it by.
@@ -98,7 +98,7 @@ MadeBackend make(const BackendContext& context) {
   const auto options = c10d::ProcessGroupNCCL::Options::create();
   options->timeout = context.timeout;
   options->group_name = context.group;
-  auto backend = c10::make_intrusive<Nccl>(context, options);
+  auto backend = c10::make_intrusive<Nccl>(context.store, context.rank, context.size, options);
   backend->setBoundDeviceId(context.device);
   // Now, and not with the first gradient: a rank that cannot connect is found where it belongs.
   backend->eagerConnectSingleDevice(context.device);
