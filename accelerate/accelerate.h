@@ -6,4 +6,5 @@
 #include "accelerate/data/datasets/tensor_dataset.h"
 #include "accelerate/data/loader.h"
 #include "accelerate/optim/schedule.h"
+#include "accelerate/strategy/ddp.h"
 #include "accelerate/tensor/seed.h"

@@ -56,16 +56,36 @@ internal::Runtime& Accelerator::runtime() const {
 
 void Accelerator::prepare_all(std::span<internal::PrepareItem> items) { runtime().prepare(items); }
 
-Accumulation Accelerator::accumulate_all(std::initializer_list<const internal::ModelCore*> models) {
-  for (const internal::ModelCore* model : models) {
-    if (model->owner() == runtime().sync().get()) continue;
-    throw UsageError({.place = "accumulate",
-                      .what = "The model was prepared by another Accelerator",
-                      .got = "that Accelerator's handle",
-                      .expected = "a model that this one prepared",
-                      .remedy = "Call accumulate() of the Accelerator that prepared it"});
+namespace {
+
+void require_own(const char* verb, const internal::ModelCore& model, const SyncSchedule& sync) {
+  if (model.owner() == &sync) return;
+  const std::string call = std::string(verb) + "()";
+  throw UsageError({.place = verb,
+                    .what = "The model was prepared by another Accelerator",
+                    .got = "that Accelerator's handle",
+                    .expected = "a model that this one prepared",
+                    .remedy = "Call " + call + " of the Accelerator that prepared it"});
+}
+
+}  // namespace
+
+Accumulation Accelerator::accumulate_all(std::initializer_list<internal::ModelCore*> models) {
+  const std::shared_ptr<SyncSchedule>& sync = runtime().sync();
+  for (const internal::ModelCore* model : models) require_own("accumulate", *model, *sync);
+  Accumulation window(sync);
+  if (!sync->sync_gradients()) {
+    // Models that are not named go on averaging every time. Source: `Accelerator.accumulate`.
+    for (internal::ModelCore* model : models) model->accumulate_in(sync->window());
   }
-  return Accumulation(runtime().sync());
+  return window;
+}
+
+GradientSyncScope Accelerator::override_sync(const std::shared_ptr<internal::ModelCore>& model, GradientSync sync) {
+  const char* verb = sync == GradientSync::kReduce ? "trigger_sync_in_backward" : "no_sync";
+  runtime().sync()->require_open(verb);
+  require_own(verb, *model, *runtime().sync());
+  return GradientSyncScope(model, sync);
 }
 
 void Accelerator::backward(const at::Tensor& loss, BackwardOptions options) { runtime().backward(loss, options); }
@@ -146,8 +166,7 @@ void Accelerator::broadcast_tensors(internal::TensorList tensors, int64_t from_p
 std::vector<std::string> Accelerator::broadcast_object_list(const std::vector<std::string>& texts,
                                                             int64_t from_process) const {
   internal::require_process("broadcast_object_list", runtime().group(), from_process);
-  return internal::split_texts(
-      internal::broadcast_bytes(runtime().group(), internal::join_texts(texts), from_process));
+  return internal::split_texts(internal::broadcast_bytes(runtime().group(), internal::join_texts(texts), from_process));
 }
 
 void Accelerator::pad_tensors(internal::TensorList tensors, const PadOptions& options) const {

@@ -66,6 +66,19 @@ class Accelerator {
     return accumulate_all({models.core().get()...});
   }
 
+  /// Until the guard ends, backward passes of forwards that run now leave this model's gradients on their process; the
+  /// first one outside averages what has come together. Source: `Accelerator.no_sync`.
+  template <class M>
+  GradientSyncScope no_sync(const Model<M>& model) {
+    return override_sync(model.core(), GradientSync::kAccumulate);
+  }
+  /// Until the guard ends, `backward` averages this model's gradients although their forward ran under `no_sync` or the
+  /// window goes on. Source: `Accelerator.trigger_sync_in_backward`.
+  template <class M>
+  GradientSyncScope trigger_sync_in_backward(const Model<M>& model) {
+    return override_sync(model.core(), GradientSync::kReduce);
+  }
+
   /// Runs autograd from `loss` (one element) divided by the number of accumulation steps.
   void backward(const at::Tensor& loss, BackwardOptions options = {});
 
@@ -93,7 +106,8 @@ class Accelerator {
   AutocastScope autocast(AutocastOptions options = {}) const;
 
   // Collectives: reached by every process, in the same order. A value is a tensor, or a tuple, vector, map or struct of
-  // tensors, nested; all its tensors travel together. With `ACCELERATE_DEBUG_MODE=1` the processes compare shapes first.
+  // tensors, nested; all its tensors travel together. With `ACCELERATE_DEBUG_MODE=1` the processes compare shapes
+  // first.
 
   /// Every tensor of `value` from all processes, concatenated along dimension 0; 0-d ones give a vector. In one process
   /// the value itself. Shapes are the same everywhere; else see `pad_across_processes`.
@@ -220,7 +234,8 @@ class Accelerator {
         "for example torch::tensor(3.0).");
   }
   void prepare_all(std::span<internal::PrepareItem> items);
-  Accumulation accumulate_all(std::initializer_list<const internal::ModelCore*> models);
+  Accumulation accumulate_all(std::initializer_list<internal::ModelCore*> models);
+  GradientSyncScope override_sync(const std::shared_ptr<internal::ModelCore>& model, GradientSync sync);
   template <class T>
   static std::vector<at::Tensor*> tensors_of(T& value) {
     std::vector<at::Tensor*> tensors;

@@ -1,9 +1,13 @@
 #include "accelerate/model.h"
 
+#include <torch/csrc/autograd/function.h>
 #include <torch/nn/module.h>
+
+#include <unordered_set>
 
 #include "accelerate/optim/sync_schedule.h"
 #include "accelerate/precision/autocast.h"
+#include "accelerate/tensor/graph.h"
 
 namespace accelerate::internal {
 
@@ -20,18 +24,51 @@ ModelCore::ModelCore(std::shared_ptr<torch::nn::Module> module, c10::Device devi
 ModelCore::~ModelCore() = default;
 
 void ModelCore::run(ForwardCall& call) {
-  if (!sync_->closed()) {
-    strategy_->before_forward(sync_->sync_gradients() ? GradientSync::kReduce : GradientSync::kAccumulate);
-  }
+  if (!sync_->closed()) strategy_->before_forward(sync_now());
   {
     const AutocastScope autocast = autocast_scope(policy_, device_.type());
     call.invoke();
   }
-  if (!policy_.output) return;
+  if (policy_.output) {
+    call.for_each_output([&](at::Tensor& tensor) {
+      const bool low = tensor.defined() && (tensor.scalar_type() == at::kHalf || tensor.scalar_type() == at::kBFloat16);
+      if (low) tensor = tensor.to(*policy_.output);
+    });
+  }
+  if (!forced_.empty() || !local_forwards_.empty()) remember_local(call);
+}
+
+GradientSync ModelCore::sync_now() const {
+  if (!forced_.empty()) return forced_.back();
+  return sync_->in_window() && sync_->window() == local_window_ ? GradientSync::kAccumulate : GradientSync::kReduce;
+}
+
+void ModelCore::remember_local(ForwardCall& call) {
+  if (!at::GradMode::is_enabled()) return;
+  if (sync_now() == GradientSync::kReduce) {
+    local_forwards_.clear();
+    return;
+  }
+  std::erase_if(local_forwards_, [](const auto& node) { return node.expired(); });
   call.for_each_output([&](at::Tensor& tensor) {
-    const bool low = tensor.defined() && (tensor.scalar_type() == at::kHalf || tensor.scalar_type() == at::kBFloat16);
-    if (low) tensor = tensor.to(*policy_.output);
+    if (tensor.defined() && tensor.grad_fn()) local_forwards_.push_back(tensor.grad_fn());
   });
+}
+
+GradientSync ModelCore::backward_sync(const at::Tensor& loss) {
+  if (!forced_.empty() || local_forwards_.empty()) return sync_now();
+  std::vector<std::shared_ptr<torch::autograd::Node>> alive;
+  std::unordered_set<const torch::autograd::Node*> nodes;
+  for (const auto& node : local_forwards_) {
+    alive.push_back(node.lock());
+    if (alive.back()) nodes.insert(alive.back().get());
+  }
+  return reaches(loss, nodes) ? GradientSync::kAccumulate : sync_now();
+}
+
+void ModelCore::before_update() {
+  // Under `no_sync` each process trains on its own, as asked.
+  if (sync_now() == GradientSync::kReduce) strategy_->before_update();
 }
 
 std::vector<at::Tensor> ModelCore::trainable() const {

@@ -7,10 +7,15 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "accelerate/precision/policy.h"
 #include "accelerate/strategy/strategy.h"
 #include "accelerate/tensor/tree.h"
+
+namespace torch::autograd {
+struct Node;
+}
 
 namespace accelerate {
 
@@ -40,6 +45,19 @@ class ModelCore {
   /// Runs the call under the model's precision and strategy; after training has ended, under its precision alone.
   void run(ForwardCall& call);
 
+  /// The micro-step `window` leaves this model's gradients local.
+  void accumulate_in(int64_t window) { local_window_ = window; }
+  /// Until it is undone, passes reduce or stay local whatever the window says; the innermost counts.
+  void push_sync(GradientSync sync) { forced_.push_back(sync); }
+  void pop_sync() noexcept { forced_.pop_back(); }
+  /// What a backward pass from `loss` does now. A forward that ran under `no_sync` stays local also after its guard has
+  /// ended. Source: `DistributedDataParallel.require_backward_grad_sync`, read at forward.
+  GradientSync backward_sync(const at::Tensor& loss);
+  /// Before an optimizer changes parameters of this model.
+  void before_update();
+  /// Training has ended.
+  void end() noexcept { strategy_->end(); }
+
   const std::shared_ptr<torch::nn::Module>& module() const { return module_; }
   Strategy& strategy() { return *strategy_; }
   const ParameterTable& table() const { return table_; }
@@ -48,12 +66,19 @@ class ModelCore {
   const SyncSchedule* owner() const { return sync_.get(); }
 
  private:
+  GradientSync sync_now() const;
+  void remember_local(ForwardCall& call);
+
   std::shared_ptr<torch::nn::Module> module_;
   c10::Device device_;
   PrecisionPolicy policy_;
   std::unique_ptr<Strategy> strategy_;
   std::shared_ptr<const SyncSchedule> sync_;
   ParameterTable table_;
+  std::vector<GradientSync> forced_;  ///< by the guards that are alive
+  int64_t local_window_ = 0;          ///< the last window that leaves gradients local
+  /// Where the graphs of forwards that ran under `no_sync` end, until a forward that did not.
+  std::vector<std::weak_ptr<torch::autograd::Node>> local_forwards_;
 };
 
 template <class Result, class F>
@@ -96,6 +121,22 @@ auto run_typed(ModelCore& core, F function) {
 }
 
 }  // namespace internal
+
+/// The guard of `no_sync` and `trigger_sync_in_backward`.
+class [[nodiscard("keep the guard: `auto local = accelerator.no_sync(model);`")]] GradientSyncScope {
+ public:
+  GradientSyncScope(std::shared_ptr<internal::ModelCore> core, GradientSync sync) : core_(std::move(core)) {
+    core_->push_sync(sync);
+  }
+  ~GradientSyncScope() {
+    if (core_) core_->pop_sync();
+  }
+  GradientSyncScope(GradientSyncScope &&) noexcept = default;
+  GradientSyncScope& operator=(GradientSyncScope&&) = delete;
+
+ private:
+  std::shared_ptr<internal::ModelCore> core_;
+};
 
 /// A prepared model: a handle beside the user's module, which is neither wrapped nor renamed. Copies share everything.
 /// Calls take what `M::forward` takes and return what it returns, in the model's precision.

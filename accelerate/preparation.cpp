@@ -4,6 +4,8 @@
 #include <torch/optim/optimizer.h>
 
 #include <algorithm>
+#include <functional>
+#include <unordered_set>
 
 #include "accelerate/optim/move_state.h"
 
@@ -53,7 +55,7 @@ class Build {
     if (item.prepared == nullptr) {
       if (item.take != nullptr) item.optimizer = item.take(*item.optimizer);
       move_state(*item.optimizer);
-      item.prepared = std::make_shared<OptimizerCore>(item.optimizer, context_.sync);
+      item.prepared = std::make_shared<OptimizerCore>(item.optimizer, context_.sync, gradient_check(*item.optimizer));
       all_.optimizers.push_back(item.prepared);
     }
     last_optimizer_ = item.prepared;
@@ -91,6 +93,25 @@ class Build {
   }
 
  private:
+  /// Asks the models whose parameters `optimizer` has; nothing in one process.
+  std::function<void()> gradient_check(const torch::optim::Optimizer& optimizer) const {
+    if (context_.group.size() == 1) return {};
+    std::unordered_set<const void*> parameters;
+    for (const auto& group : optimizer.param_groups()) {
+      for (const at::Tensor& parameter : group.params()) parameters.insert(parameter.unsafeGetTensorImpl());
+    }
+    std::vector<std::weak_ptr<ModelCore>> models;
+    for (const auto& model : all_.models) {
+      const auto has = [&](const ParameterRow& row) { return parameters.contains(row.tensor.unsafeGetTensorImpl()); };
+      if (std::any_of(model->table().begin(), model->table().end(), has)) models.push_back(model);
+    }
+    return [models = std::move(models)] {
+      for (const auto& weak : models) {
+        if (const auto model = weak.lock()) model->before_update();
+      }
+    };
+  }
+
   template <class Inner>
   std::shared_ptr<OptimizerCore> find_optimizer(const Inner& inner) const {
     for (const auto& optimizer : all_.optimizers) {

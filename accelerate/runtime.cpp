@@ -4,6 +4,7 @@
 
 #include <exception>
 #include <sstream>
+#include <utility>
 
 #include "accelerate/comm/connect.h"
 #include "accelerate/comm/group_core.h"
@@ -31,6 +32,42 @@ void check_loss(const at::Tensor& loss) {
                               "parameters that require gradients"});
 }
 
+/// One backward pass through several strategies: each that was told of it is told how it ended.
+class Pass {
+ public:
+  using Models = std::vector<std::shared_ptr<ModelCore>>;
+  explicit Pass(const Models& models) : models_(models) {}
+  ~Pass() {
+    for (size_t i = 0; i < begun_; ++i) models_[i]->strategy().backward_failed();
+  }
+  Pass(const Pass&) = delete;
+  Pass& operator=(const Pass&) = delete;
+
+  void begin(const at::Tensor& loss) {
+    for (const auto& model : models_) {
+      model->strategy().before_backward(loss, model->backward_sync(loss));
+      ++begun_;
+    }
+  }
+  /// All of them come to an end, also when one throws: the others' ranks are waiting.
+  void finish() {
+    std::exception_ptr first;
+    const size_t begun = std::exchange(begun_, 0);
+    for (size_t i = 0; i < begun; ++i) {
+      try {
+        models_[i]->strategy().after_backward();
+      } catch (...) {
+        if (!first) first = std::current_exception();
+      }
+    }
+    if (first) std::rethrow_exception(first);
+  }
+
+ private:
+  const Models& models_;
+  size_t begun_ = 0;
+};
+
 }  // namespace
 
 Runtime::Runtime(Plan plan, LogSink sink)
@@ -56,6 +93,7 @@ Runtime::Runtime(Plan plan, LogSink sink)
 
 void Runtime::close() noexcept {
   sync_->close();
+  for (const auto& model : prepared_.models) model->end();
   prepared_ = {};
   if (group_.core() == nullptr) return;
   group_.core()->leave(std::uncaught_exceptions() > 0 ? "an exception ended its training" : "it ended training");
@@ -75,11 +113,11 @@ void Runtime::backward(const at::Tensor& loss, const BackwardOptions& options) {
   check_loss(loss);
   const int64_t num_steps = sync_->num_steps();
   const at::Tensor scaled = num_steps == 1 ? loss : loss / num_steps;
-  const GradientSync sync = sync_->sync_gradients() ? GradientSync::kReduce : GradientSync::kAccumulate;
-  for (const auto& model : prepared_.models) model->strategy().before_backward(scaled, sync);
+  Pass pass(prepared_.models);
+  pass.begin(scaled);
   torch::autograd::backward({scaled}, /*grad_tensors=*/{},
                             /*retain_graph=*/options.retain_graph || options.create_graph, options.create_graph);
-  for (const auto& model : prepared_.models) model->strategy().after_backward();
+  pass.finish();
 }
 
 }  // namespace accelerate::internal

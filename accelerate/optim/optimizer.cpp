@@ -20,8 +20,13 @@ std::type_index type_of(const torch::optim::Optimizer& optimizer) { return typei
 
 }  // namespace
 
-OptimizerCore::OptimizerCore(std::shared_ptr<torch::optim::Optimizer> inner, std::shared_ptr<SyncSchedule> sync)
-    : inner_(std::move(inner)), sync_(std::move(sync)), update_(make_update(*inner_)), type_(type_of(*inner_)) {}
+OptimizerCore::OptimizerCore(std::shared_ptr<torch::optim::Optimizer> inner, std::shared_ptr<SyncSchedule> sync,
+                             std::function<void()> check)
+    : inner_(std::move(inner)),
+      sync_(std::move(sync)),
+      check_(std::move(check)),
+      update_(make_update(*inner_)),
+      type_(type_of(*inner_)) {}
 
 OptimizerCore::~OptimizerCore() = default;
 
@@ -47,6 +52,7 @@ StepResult OptimizerCore::step() {
                       .remedy = "Open the window inside the loop body, once for each batch: "
                                 "`auto window = accelerator.accumulate(model);`"});
   }
+  if (check_ && sync_->sync_gradients()) check_();
   if (sync_->in_window()) last_window_ = sync_->window();
   if (!sync_->sync_gradients()) {
     last_step_ = StepResult(StepResult::Outcome::kAccumulated);

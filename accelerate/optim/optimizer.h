@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -23,7 +24,9 @@ class Update;
 /// The shared part of a prepared optimizer.
 class OptimizerCore {
  public:
-  OptimizerCore(std::shared_ptr<torch::optim::Optimizer> inner, std::shared_ptr<SyncSchedule> sync);
+  /// `check` is called before parameters change; it throws where their gradients are not what every rank has.
+  OptimizerCore(std::shared_ptr<torch::optim::Optimizer> inner, std::shared_ptr<SyncSchedule> sync,
+                std::function<void()> check = {});
   ~OptimizerCore();
 
   StepResult step();
@@ -48,6 +51,7 @@ class OptimizerCore {
  private:
   std::shared_ptr<torch::optim::Optimizer> inner_;
   std::shared_ptr<SyncSchedule> sync_;
+  std::function<void()> check_;
   std::unique_ptr<Update> update_;
   std::type_index type_;  ///< of *inner_, when this was built
   std::optional<StepResult> last_step_;

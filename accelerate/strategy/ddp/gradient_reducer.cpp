@@ -1,0 +1,198 @@
+#include "accelerate/strategy/ddp/gradient_reducer.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/distributed/c10d/logger.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <unordered_map>
+#include <utility>
+
+namespace accelerate::internal {
+namespace {
+
+constexpr int64_t kMiB = 1024 * 1024;
+constexpr int64_t kNoGradientYet = -1;
+
+int64_t bucket_cap(const Ddp& options) { return static_cast<int64_t>(options.bucket_cap_mb * kMiB); }
+
+/// The original's first bucket is small only where the size of the others was not chosen.
+int64_t first_bucket_cap(const Ddp& options) {
+  return options.bucket_cap_mb == Ddp{}.bucket_cap_mb ? c10d::kDefaultFirstBucketBytes : bucket_cap(options);
+}
+
+std::vector<at::Tensor> tensors_of(const std::vector<ReducedParameter>& parameters) {
+  std::vector<at::Tensor> tensors;
+  for (const ReducedParameter& parameter : parameters) tensors.push_back(parameter.tensor);
+  return tensors;
+}
+
+std::vector<bool> sparse_of(const std::vector<ReducedParameter>& parameters) {
+  std::vector<bool> sparse;
+  for (const ReducedParameter& parameter : parameters) sparse.push_back(parameter.sparse_gradient);
+  return sparse;
+}
+
+std::unordered_map<size_t, std::string> names_of(const std::vector<ReducedParameter>& parameters) {
+  std::unordered_map<size_t, std::string> names;
+  for (size_t i = 0; i < parameters.size(); ++i) names[i] = parameters[i].name;
+  return names;
+}
+
+/// One bucket until the order of the gradients is known; with a search for unused parameters it never is, and buckets
+/// are cut at once, last parameters first. Source: `DistributedDataParallel._ddp_init_helper`.
+std::vector<std::vector<size_t>> first_buckets(const std::vector<ReducedParameter>& parameters, const Ddp& options) {
+  std::vector<size_t> caps{std::numeric_limits<size_t>::max()};
+  if (options.find_unused_parameters && !options.static_graph) {
+    caps = {static_cast<size_t>(first_bucket_cap(options)), static_cast<size_t>(bucket_cap(options))};
+  }
+  auto buckets =
+      std::get<0>(c10d::compute_bucket_assignment_by_size(tensors_of(parameters), caps, sparse_of(parameters)));
+  std::reverse(buckets.begin(), buckets.end());
+  return buckets;
+}
+
+}  // namespace
+
+/// The Reducer's own state is where it says whether it has finished; LibTorch has no other way to ask or to disarm.
+class GradientReducer::Engine final : public c10d::Reducer {
+ public:
+  using Reducer::Reducer;
+
+  void arm(const std::vector<at::Tensor>& roots, bool static_graph) {
+    // Counts armed backwards: a static graph records its first one.
+    if (static_graph) prepare_for_forward();
+    prepare_for_backward(roots);
+    first_autograd_hook_called_ = false;
+    std::fill(backward_stats_.begin(), backward_stats_.end(), kNoGradientYet);
+  }
+  bool armed() const { return expect_autograd_hooks_; }
+  /// Some hook has fired since the last reduction, armed or not.
+  bool touched() const { return first_autograd_hook_called_; }
+  void set_touched(bool value) { first_autograd_hook_called_ = value; }
+
+  void disarm() {
+    expect_autograd_hooks_ = false;
+    require_finalize_ = false;
+    if (static_graph_) --num_iterations_;
+  }
+
+  /// The recorded first backward of a static graph exchanges everything at its end.
+  bool records() { return static_graph_ && num_iterations_ == 1; }
+  void finish_record() {
+    delay_all_reduce();
+    // Past the first iteration at once: a local backward must not be counted as part of it.
+    prepare_for_forward();
+  }
+
+  std::unordered_set<const torch::autograd::Node*> accumulators() const {
+    std::unordered_set<const torch::autograd::Node*> nodes;
+    for (const auto& node : grad_accumulators_) nodes.insert(node.get());
+    return nodes;
+  }
+
+  bool is_ready(size_t index) const { return backward_stats_[index] != kNoGradientYet; }
+  /// Fires the hooks that autograd did not, from inside a backward, where the Reducer can finish.
+  void fire_missing() {
+    for (size_t i = 0; i < params_.size(); ++i) {
+      const int times = static_graph_ ? std::max(1, numGradHooksTriggeredMapPerIteration_[i]) : 1;
+      for (int k = 0; k < times && !is_ready(i); ++k) autograd_hook(i);
+    }
+  }
+  /// Autograd threw after the last bucket was filled and before the Reducer's callback came.
+  bool only_waits() const { return armed() && require_finalize_ && next_bucket_ == buckets_.size(); }
+  void wait_and_finish() {
+    const std::lock_guard lock(mutex_);
+    finalize_backward();
+  }
+
+  /// The bucket that is reduced last, so that it is among those that a rank spoils.
+  const at::Tensor& last_bucket() const { return buckets_.back().gradients; }
+};
+
+GradientReducer::GradientReducer(std::vector<ReducedParameter> parameters, const Ddp& options,
+                                 c10::intrusive_ptr<ReducerGroup> group)
+    : parameters_(std::move(parameters)),
+      options_(options),
+      group_(std::move(group)),
+      engine_(std::make_shared<Engine>(tensors_of(parameters_), first_buckets(parameters_, options_), group_,
+                                       sparse_of(parameters_), bucket_cap(options_), options_.find_unused_parameters,
+                                       options_.gradient_as_bucket_view, names_of(parameters_),
+                                       first_bucket_cap(options_), /*skip_all_reduce_unused_params=*/false,
+                                       /*use_python_reducer=*/false, /*bucket_bytes_cap_list=*/std::vector<int64_t>{})),
+      // The search for unused parameters uses it without asking whether there is one.
+      logger_(std::make_shared<c10d::Logger>(engine_)) {
+  engine_->set_logger(logger_);
+  if (options_.static_graph) engine_->set_static_graph();
+}
+
+GradientReducer::~GradientReducer() {
+  group_->drain();
+  engine_->remove_autograd_hooks();
+}
+
+void GradientReducer::arm(const at::Tensor& loss) {
+  group_->settle();
+  std::vector<at::Tensor> roots;
+  if (options_.find_unused_parameters && !options_.static_graph) roots.push_back(loss);
+  engine_->arm(roots, options_.static_graph);
+}
+
+GradientReducer::Outcome GradientReducer::finish() {
+  if (!engine_->armed()) return Outcome::kReduced;
+  if (!engine_->touched()) {
+    engine_->disarm();
+    return Outcome::kUntouched;
+  }
+  if (!engine_->records()) return Outcome::kIncomplete;
+  engine_->finish_record();
+  return Outcome::kReduced;
+}
+
+void GradientReducer::give_up() {
+  if (!engine_->armed()) return;
+  if (engine_->only_waits()) return engine_->wait_and_finish();
+  group_->spoil(true);
+  if (engine_->records()) {
+    engine_->finish_record();
+  } else {
+    at::Tensor root = at::zeros({}, at::TensorOptions().requires_grad(true));
+    root.register_hook([this](const at::Tensor&) { engine_->fire_missing(); });
+    torch::autograd::backward({root});
+  }
+  group_->spoil(false);
+}
+
+std::vector<uint8_t> GradientReducer::without_gradient() const {
+  std::vector<uint8_t> missing(parameters_.size());
+  for (size_t i = 0; i < missing.size(); ++i) missing[i] = engine_->is_ready(i) ? 0 : 1;
+  return missing;
+}
+
+bool GradientReducer::looks_spoiled() const {
+  const at::Tensor& bucket = engine_->last_bucket();
+  if (!bucket.is_cpu() || bucket.layout() != at::kStrided || bucket.numel() == 0) return false;
+  switch (bucket.scalar_type()) {
+    case at::kFloat:
+      return std::isnan(*bucket.const_data_ptr<float>());
+    case at::kDouble:
+      return std::isnan(*bucket.const_data_ptr<double>());
+    default:
+      return bucket.flatten()[0].isnan().item<bool>();
+  }
+}
+
+void GradientReducer::cut_buckets() { engine_->rebuild_buckets(); }
+
+bool GradientReducer::touched() const { return engine_->touched(); }
+
+void GradientReducer::set_touched(bool value) { engine_->set_touched(value); }
+
+std::unordered_set<const torch::autograd::Node*> GradientReducer::accumulators() const {
+  return engine_->accumulators();
+}
+
+}  // namespace accelerate::internal

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "accelerate/comm/group_core.h"
+
+namespace accelerate::internal {
+
+/// The ranks as the Reducer of one model sees them: what it exchanges fails when a rank is lost, is counted, and is
+/// spoiled where a rank has nothing right to give. A process group and not a communication hook of the Reducer: with
+/// one, the division by the number of ranks is no longer part of the copy that fills a bucket.
+class ReducerGroup final : public c10d::ProcessGroup {
+ public:
+  explicit ReducerGroup(std::shared_ptr<GroupCore> core);
+
+  const std::string getBackendName() const override { return core_->process_group()->getBackendName(); }
+  c10::intrusive_ptr<c10d::Work> allreduce(std::vector<at::Tensor>& tensors,
+                                           const c10d::AllreduceOptions& options) override;
+  c10::intrusive_ptr<c10d::Work> broadcast(std::vector<at::Tensor>& tensors,
+                                           const c10d::BroadcastOptions& options) override;
+
+  /// While set, what this rank adds to floating-point sums is NaN: every rank sees that one of them has no gradient.
+  void spoil(bool on) { spoil_ = on; }
+  /// All-reduces started so far.
+  int64_t reductions() const { return reductions_; }
+  /// Forgets what was started.
+  void settle() { under_way_.clear(); }
+  /// Returns once nothing is under way in the tensors given to `allreduce` since `settle`. False if something failed.
+  bool drain() noexcept;
+
+ private:
+  std::shared_ptr<GroupCore> core_;
+  std::vector<c10::intrusive_ptr<c10d::Work>> under_way_;
+  int64_t reductions_ = 0;
+  bool spoil_ = false;
+};
+
+}  // namespace accelerate::internal

@@ -1,0 +1,331 @@
+// Every rank holds the whole model and sees its own samples; gradients are averaged while backward runs.
+#include "accelerate/strategy/ddp.h"
+
+#include <ATen/ATen.h>
+#include <torch/nn/module.h>
+#include <torch/nn/modules/embedding.h>
+#include <torch/csrc/distributed/c10d/comm.hpp>
+
+#include <algorithm>
+#include <any>
+#include <set>
+#include <sstream>
+#include <utility>
+
+#include "accelerate/core/error.h"
+#include "accelerate/strategy/choice.h"
+#include "accelerate/strategy/ddp/errors.h"
+#include "accelerate/strategy/ddp/gradient_reducer.h"
+#include "accelerate/strategy/ddp/same_model.h"
+#include "accelerate/strategy/replicated.h"
+#include "accelerate/strategy/strategy.h"
+#include "accelerate/tensor/graph.h"
+
+namespace accelerate::internal {
+namespace {
+
+constexpr size_t kBroadcastBytes = 250 << 20;  // Source: `DistributedDataParallel.broadcast_bucket_size`
+
+std::string words(const Ddp& options) {
+  std::ostringstream out;
+  out << std::boolalpha << "Ddp{.bucket_cap_mb = " << options.bucket_cap_mb
+      << ", .find_unused_parameters = " << options.find_unused_parameters
+      << ", .static_graph = " << options.static_graph << ", .broadcast_buffers = " << options.broadcast_buffers
+      << ", .gradient_as_bucket_view = " << options.gradient_as_bucket_view << "}";
+  return out.str();
+}
+
+/// The parameters whose gradients an embedding makes sparse.
+std::set<const void*> sparse_parameters(const torch::nn::Module& module) {
+  std::set<const void*> sparse;
+  const auto add = [&](const torch::nn::Module* part) {
+    if (const auto* embedding = dynamic_cast<const torch::nn::EmbeddingImpl*>(part)) {
+      if (embedding->options.sparse()) sparse.insert(embedding->weight.unsafeGetTensorImpl());
+    } else if (const auto* bag = dynamic_cast<const torch::nn::EmbeddingBagImpl*>(part)) {
+      if (bag->options.sparse()) sparse.insert(bag->weight.unsafeGetTensorImpl());
+    }
+  };
+  add(&module);
+  for (const auto& part : module.modules(/*include_self=*/false)) add(part.get());
+  return sparse;
+}
+
+using Ends = std::vector<uint8_t>;  ///< a ParameterEnd for each parameter
+
+class DdpStrategy final : public Strategy {
+ public:
+  explicit DdpStrategy(Ddp options) : options_(options) {}
+
+  ParameterTable attach(const AttachContext& context) override {
+    module_ = &context.module;
+    group_ = context.group;
+    const ParameterTable table = whole_table(*module_);
+    learn_parameters(table);
+    // As in the original: nothing to average, nothing to share.
+    if (group_.core() == nullptr || !anything_trains()) return table;
+    ranks_ = c10::make_intrusive<ReducerGroup>(group_.core());
+    require_same_model(group_, describe(table));
+    std::vector<at::Tensor> tensors;
+    for (const ParameterRow& row : table) tensors.push_back(row.tensor);
+    broadcast_from_main(tensors);
+    build_reducer();
+    return table;
+  }
+
+  void before_forward(GradientSync sync) override {
+    if (!ranks_) return;
+    if (options_.broadcast_buffers && buffers_are_due_) broadcast_from_main(module_->buffers());
+    // Source: `require_forward_param_sync`; the same on every rank, whatever its forward does.
+    buffers_are_due_ = at::GradMode::is_enabled() && sync == GradientSync::kReduce;
+  }
+
+  void before_backward(const at::Tensor& loss, GradientSync sync) override {
+    armed_ = false;
+    accumulates_ = sync == GradientSync::kAccumulate;
+    if (!ranks_) return require_still_frozen();
+    if (!reducer_) build_reducer();
+    if (!reducer_) return;
+    if (accumulates_) {
+      stray_ = reducer_->touched();
+      return;
+    }
+    if (freezing_changed()) {
+      if (!anything_trains()) return;
+      follow_freezing();
+    }
+    reducer_->arm(loss);
+    loss_ = loss;
+    armed_ = true;
+  }
+
+  void after_backward() override {
+    if (!reducer_) return;
+    if (accumulates_) {
+      // What the Accelerator accumulates it will also average, or the user has asked it not to.
+      reducer_->set_touched(stray_);
+      accumulated_ = true;
+      return;
+    }
+    if (!armed_) return;
+    armed_ = false;
+    loss_.reset();
+    try {
+      finish();
+    } catch (...) {
+      // On every rank: a reducer that is new on some of them would exchange its buckets' order alone.
+      reducer_.reset();
+      throw;
+    }
+  }
+
+  void backward_failed() noexcept override {
+    if (!reducer_) return;
+    if (accumulates_) reducer_->set_touched(stray_);
+    if (!armed_) return;
+    armed_ = false;
+    const at::Tensor loss = std::exchange(loss_, at::Tensor());
+    try {
+      if (end_early(loss)) return;
+    } catch (...) {
+      // The exception that is on its way says more than a group that is broken.
+    }
+    reducer_.reset();
+  }
+
+  void before_update() override {
+    if (!reducer_ || !reducer_->touched()) return;
+    std::vector<std::string> names;
+    for (const Candidate& candidate : candidates_) {
+      if (candidate.parameter.tensor.grad().defined()) names.push_back(candidate.parameter.name);
+    }
+    if (!names.empty()) throw gradients_not_averaged(module_->name(), names);
+  }
+
+  void end() noexcept override {
+    reducer_.reset();
+    ranks_.reset();
+    group_ = {};
+  }
+
+  void save(StateWriter& writer) const override { save_whole(*module_, writer); }
+  void load(StateReader& reader) override { load_whole(*module_, reader); }
+
+ private:
+  struct Candidate {
+    ReducedParameter parameter;
+    bool reduced = false;  ///< the reducer has it
+  };
+
+  void learn_parameters(const ParameterTable& table) {
+    const auto sparse = sparse_parameters(*module_);
+    std::set<const void*> seen;
+    const size_t parameters = module_->named_parameters().size();
+    for (size_t i = 0; i < parameters; ++i) {
+      const ParameterRow& row = table[i];
+      const void* identity = row.tensor.unsafeGetTensorImpl();
+      if (seen.insert(identity).second) candidates_.push_back({{row.name, row.tensor, sparse.contains(identity)}});
+    }
+  }
+
+  ModelDescription describe(const ParameterTable& table) const {
+    return {module_->name(), words(options_), table, table.front().tensor.device()};
+  }
+
+  bool anything_trains() const {
+    return std::any_of(candidates_.begin(), candidates_.end(),
+                       [](const Candidate& candidate) { return candidate.parameter.tensor.requires_grad(); });
+  }
+
+  bool freezing_changed() const {
+    return std::any_of(candidates_.begin(), candidates_.end(), [](const Candidate& candidate) {
+      return candidate.parameter.tensor.requires_grad() != candidate.reduced;
+    });
+  }
+
+  /// Other parameters train than those the reducer was built for.
+  void follow_freezing() {
+    std::vector<std::string> left_behind;
+    for (const Candidate& candidate : candidates_) {
+      const at::Tensor& tensor = candidate.parameter.tensor;
+      const bool frozen = candidate.reduced && !tensor.requires_grad();
+      if (frozen && accumulated_ && tensor.grad().defined()) left_behind.push_back(candidate.parameter.name);
+    }
+    if (!left_behind.empty()) throw frozen_with_gradient(module_->name(), left_behind);
+    require_same_model(group_, describe(whole_table(*module_)));
+    build_reducer();
+  }
+
+  void require_still_frozen() const {
+    if (group_.core() == nullptr || !anything_trains()) return;
+    std::vector<std::string> names;
+    for (const Candidate& candidate : candidates_) {
+      if (candidate.parameter.tensor.requires_grad()) names.push_back(candidate.parameter.name);
+    }
+    throw unfrozen_too_late(module_->name(), names);
+  }
+
+  void build_reducer() {
+    std::vector<ReducedParameter> parameters;
+    for (Candidate& candidate : candidates_) {
+      candidate.reduced = candidate.parameter.tensor.requires_grad();
+      if (candidate.reduced) parameters.push_back(candidate.parameter);
+    }
+    reducer_.reset();
+    if (!parameters.empty()) reducer_ = std::make_unique<GradientReducer>(std::move(parameters), options_, ranks_);
+  }
+
+  void broadcast_from_main(std::vector<at::Tensor> tensors) {
+    const at::NoGradGuard no_grad;
+    for (at::Tensor& tensor : tensors) tensor = tensor.detach();
+    if (!tensors.empty()) c10d::broadcast_coalesced(ranks_, tensors, kBroadcastBytes, /*rank=*/0);
+  }
+
+  void finish() {
+    const auto outcome = reducer_->finish();
+    if (outcome == GradientReducer::Outcome::kUntouched) return;
+    Ends ends(reducer_->parameters().size(), kGotGradient);
+    if (outcome == GradientReducer::Outcome::kIncomplete) {
+      ends = reducer_->without_gradient();
+      reducer_->give_up();
+    }
+    if (reducer_->looks_spoiled()) {
+      const auto all = exchange(ends);
+      // Else the model itself has come to NaN, on every rank.
+      if (!all_good(all)) throw incomplete_backward(module_->name(), names(), all);
+    } else if (outcome == GradientReducer::Outcome::kIncomplete) {
+      std::vector<Ends> all(group_.size(), Ends(ends.size(), kGotGradient));
+      all[group_.rank()] = ends;
+      throw incomplete_backward(module_->name(), names(), all);
+    }
+    reducer_->cut_buckets();
+    accumulated_ = false;
+  }
+
+  /// Ranks whose pass goes well wait for this one's buckets and have to hear why there is nothing in them. True if the
+  /// reducer can be used again.
+  bool end_early(const at::Tensor& loss) {
+    if (!reducer_->drain()) return false;
+    if (!reducer_->touched() && !reaches(loss, reducer_->accumulators())) {
+      reducer_->finish();
+      return true;
+    }
+    reducer_->give_up();
+    if (reducer_->looks_spoiled()) {
+      exchange(Ends(reducer_->parameters().size(), kThrew));
+      return false;
+    }
+    reducer_->cut_buckets();
+    return true;
+  }
+
+  std::vector<Ends> exchange(const Ends& ends) const {
+    const int64_t count = static_cast<int64_t>(ends.size());
+    at::Tensor own = at::empty({1, count}, at::kByte);
+    std::copy(ends.begin(), ends.end(), own.data_ptr<uint8_t>());
+    const at::Tensor all = group_.all_gather(own.to(reducer_->parameters().front().tensor.device())).cpu();
+    std::vector<Ends> ranks;
+    for (int64_t rank = 0; rank < group_.size(); ++rank) {
+      const auto* begin = all.const_data_ptr<uint8_t>() + rank * count;
+      ranks.emplace_back(begin, begin + count);
+    }
+    return ranks;
+  }
+
+  static bool all_good(const std::vector<Ends>& ranks) {
+    return std::all_of(ranks.begin(), ranks.end(), [](const Ends& ends) {
+      return std::all_of(ends.begin(), ends.end(), [](uint8_t end) { return end == kGotGradient; });
+    });
+  }
+
+  std::vector<std::string> names() const {
+    std::vector<std::string> names;
+    for (const ReducedParameter& parameter : reducer_->parameters()) names.push_back(parameter.name);
+    return names;
+  }
+
+  Ddp options_;
+  torch::nn::Module* module_ = nullptr;
+  Group group_;
+  std::vector<Candidate> candidates_;         ///< every parameter once
+  c10::intrusive_ptr<ReducerGroup> ranks_;    ///< null: nothing is exchanged
+  std::unique_ptr<GradientReducer> reducer_;  ///< null after a failure, until the next backward
+  at::Tensor loss_;                           ///< of the armed pass
+  bool armed_ = false;
+  bool accumulates_ = false;  ///< the pass in progress stays local
+  bool accumulated_ = false;  ///< some pass has stayed local since the last reduction
+  bool stray_ = false;        ///< gradients from outside the Accelerator were there before the pass in progress
+  bool buffers_are_due_ = true;
+};
+
+std::unique_ptr<Strategy> make_ddp(const std::any& options) {
+  if (!options.has_value()) return std::make_unique<DdpStrategy>(Ddp{});
+  const auto* given = std::any_cast<Ddp>(&options);
+  if (given == nullptr) {
+    throw ConfigError({.place = "strategy",
+                       .what = "The strategy \"ddp\" was given the options of another one",
+                       .got = "options that are no accelerate::Ddp",
+                       .expected = "accelerate::Ddp{...}, or the name alone",
+                       .remedy = "Write `.strategy = accelerate::Ddp{.bucket_cap_mb = 25}`"});
+  }
+  if (!(given->bucket_cap_mb > 0)) {
+    throw ConfigError({.place = "strategy",
+                       .what = "The size of a bucket is not positive",
+                       .got = words(*given),
+                       .expected = ".bucket_cap_mb more than 0",
+                       .remedy = "Leave it out for 25 MiB"});
+  }
+  return std::make_unique<DdpStrategy>(*given);
+}
+
+}  // namespace
+
+StrategyEntry strategy_ddp() {
+  return {"ddp", /*preference=*/0,
+          [](const World& world) -> std::optional<std::string> {
+            if (world.size > 1) return std::nullopt;
+            return "one process has nobody to average gradients with";
+          },
+          make_ddp};
+}
+
+}  // namespace accelerate::internal
