@@ -9,7 +9,6 @@ struct NetImpl : torch::nn::Module {
   NetImpl() {
     register_module("conv1", conv1);
     register_module("conv2", conv2);
-    register_module("dropout", dropout);
     register_module("classify", classify);
   }
 
@@ -17,13 +16,11 @@ struct NetImpl : torch::nn::Module {
   at::Tensor forward(at::Tensor x) {
     x = torch::relu(conv1(x));
     x = torch::relu(conv2(x));
-    x = dropout(torch::max_pool2d(x, 2).flatten(1));
-    return classify(x);
+    return classify(torch::max_pool2d(x, 2).flatten(1));
   }
 
   torch::nn::Conv2d conv1{torch::nn::Conv2dOptions(1, 16, 3).padding(1)};
   torch::nn::Conv2d conv2{torch::nn::Conv2dOptions(16, 32, 3).padding(1)};
-  torch::nn::Dropout dropout{0.5};
   torch::nn::Linear classify{32 * 4 * 4, 10};
 };
 TORCH_MODULE(Net);

@@ -22,8 +22,8 @@ struct Finished {
   }
 };
 
-Finished run(const std::string& arguments) {
-  const std::string command = "('" ACCELERATE_EXAMPLES_DIR "'/" + arguments + ") 2>&1";
+Finished run_command(const std::string& words) {
+  const std::string command = "(" + words + ") 2>&1";
   std::FILE* pipe = popen(command.c_str(), "r");
   Finished result;
   char piece[4096];
@@ -32,6 +32,10 @@ Finished run(const std::string& arguments) {
   result.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   return result;
 }
+
+const std::string kPrograms = "'" ACCELERATE_EXAMPLES_DIR "'/";
+
+Finished run(const std::string& arguments) { return run_command(kPrograms + arguments); }
 
 class DigitsProgram : public testing::Test {
  protected:
@@ -42,6 +46,10 @@ class DigitsProgram : public testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(out_); }
   Finished digits(const std::string& arguments) { return run("digits --out '" + out_.string() + "' " + arguments); }
+  Finished launch(int processes, const std::string& arguments) {
+    return run_command("'" ACCELERATE_CLI "' launch --cpu --num-processes " + std::to_string(processes) + " " +
+                       kPrograms + "digits --out '" + out_.string() + "' " + arguments);
+  }
 
   std::filesystem::path out_;
 };
@@ -54,7 +62,8 @@ TEST_F(DigitsProgram, KeepsItsPromises) {
   EXPECT_TRUE(std::filesystem::exists(out_ / "model.safetensors"));
 
   const auto summary = nlohmann::json::parse(training.last_line());
-  EXPECT_EQ(summary.size(), 10u);
+  EXPECT_EQ(summary.size(), 11u);
+  EXPECT_EQ(summary.at("ranks_equal"), true);
   EXPECT_EQ(summary.at("example"), "digits");
   EXPECT_EQ(summary.at("processes"), 1);
   EXPECT_EQ(summary.at("train_samples"), 1437);
@@ -65,6 +74,28 @@ TEST_F(DigitsProgram, KeepsItsPromises) {
   EXPECT_LT(summary.at("loss").get<double>(), 0.1);
   EXPECT_GT(summary.at("seconds").get<double>(), 0);
   EXPECT_GT(summary.at("samples_per_second").get<double>(), 0);
+}
+
+TEST_F(DigitsProgram, InSeveralProcessesIsTheSameTraining) {
+  const auto one = nlohmann::json::parse(digits("").last_line());
+  for (const int processes : {2, 4}) {
+    const Finished training = launch(processes, "");
+    ASSERT_EQ(training.status, 0) << training.output;
+    const auto summary = nlohmann::json::parse(training.last_line());
+    EXPECT_EQ(summary.at("processes"), processes);
+    EXPECT_EQ(summary.at("ranks_equal"), true);
+    EXPECT_NEAR(summary.at("loss_first").get<double>(), one.at("loss_first").get<double>(), 1e-5);
+    EXPECT_NEAR(summary.at("accuracy").get<double>(), one.at("accuracy").get<double>(), 0.01);
+    const std::string announcement = "a fresh network";
+    const size_t first = training.output.find(announcement);
+    EXPECT_EQ(training.output.find(announcement, first + 1), std::string::npos) << "print prints once";
+  }
+}
+
+TEST_F(DigitsProgram, ABatchThatCannotBeSharedIsRefusedOnEveryRank) {
+  const Finished training = launch(3, "");
+  EXPECT_NE(training.status, 0);
+  EXPECT_THAT(training.output, HasSubstr("--batch-size 32 cannot be shared by 3 processes"));
 }
 
 TEST_F(DigitsProgram, TrainsInBf16WithAccumulation) {
