@@ -21,9 +21,9 @@ Json read_fixture(const std::string& name) {
   }
 }
 
-std::vector<std::string> all_traces() {
+std::vector<std::string> all_traces(const std::string& folder) {
   std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(fixture_path("traces"))) {
+  for (const auto& entry : std::filesystem::directory_iterator(fixture_path(folder))) {
     if (entry.path().extension() == ".json") names.push_back(entry.path().filename().string());
   }
   std::sort(names.begin(), names.end());

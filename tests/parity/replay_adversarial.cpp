@@ -6,11 +6,11 @@
 namespace parity {
 
 // Generator against discriminator: two optimizers, two schedules, two backwards in one window.
-std::string replay_adversarial(const Json& trace, const Json& problem) {
+std::string replay_adversarial(const Json& trace, const Json& problem, const accelerate::AcceleratorOptions& options) {
   const Json& configuration = trace.at("configuration");
   const at::ScalarType dtype = dtype_named(configuration.at("dtype"));
   Follower follower(trace);
-  accelerate::Accelerator accelerator(accelerator_options(configuration));
+  accelerate::Accelerator accelerator(accelerator_options(configuration, options));
   const auto generator_network = build<Mlp>(problem, "generator", dtype);
   const auto discriminator_network = build<Discriminator>(problem, "discriminator", dtype);
   const auto generator_stock = make_optimizer(configuration.at("optimizer"), named_parameters(*generator_network));

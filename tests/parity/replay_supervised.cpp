@@ -25,10 +25,10 @@ void evaluate(accelerate::Accelerator& accelerator, const accelerate::Model<Net>
 }
 
 template <class Holder>
-std::string replay_model(const Json& trace, const Json& problem) {
+std::string replay_model(const Json& trace, const Json& problem, const accelerate::AcceleratorOptions& options) {
   const Json& configuration = trace.at("configuration");
   Follower follower(trace);
-  accelerate::Accelerator accelerator(accelerator_options(configuration));
+  accelerate::Accelerator accelerator(accelerator_options(configuration, options));
   const auto network = build<Holder>(problem, configuration.at("models").at(0), dtype_named(configuration.at("dtype")));
   for (const Json& name : configuration.at("frozen")) {
     network->named_parameters()[name.get<std::string>()].set_requires_grad(false);
@@ -80,9 +80,10 @@ std::string replay_model(const Json& trace, const Json& problem) {
 
 }  // namespace
 
-std::string replay_supervised(const Json& trace, const Json& problem) {
-  if (trace.at("configuration").at("models").at(0) == "convolution") return replay_model<Convolution>(trace, problem);
-  return replay_model<Mlp>(trace, problem);
+std::string replay_supervised(const Json& trace, const Json& problem, const accelerate::AcceleratorOptions& options) {
+  if (trace.at("configuration").at("models").at(0) == "convolution")
+    return replay_model<Convolution>(trace, problem, options);
+  return replay_model<Mlp>(trace, problem, options);
 }
 
 }  // namespace parity

@@ -7,11 +7,11 @@ namespace parity {
 
 // An encoder and a head, prepared apart, with one loss and one optimizer over both; the schedule is handed to
 // prepare().
-std::string replay_two_models(const Json& trace, const Json& problem) {
+std::string replay_two_models(const Json& trace, const Json& problem, const accelerate::AcceleratorOptions& options) {
   const Json& configuration = trace.at("configuration");
   const at::ScalarType dtype = dtype_named(configuration.at("dtype"));
   Follower follower(trace);
-  accelerate::Accelerator accelerator(accelerator_options(configuration));
+  accelerate::Accelerator accelerator(accelerator_options(configuration, options));
   const auto encoder_network = build<Encoder>(problem, "encoder", dtype);
   const auto head_network = build<Head>(problem, "head", dtype);
   NamedParameters parameters = named_parameters(*encoder_network, "encoder.");

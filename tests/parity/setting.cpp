@@ -53,8 +53,7 @@ std::unique_ptr<torch::optim::Optimizer> build(const Json& description, const Na
 
 }  // namespace
 
-accelerate::AcceleratorOptions accelerator_options(const Json& configuration) {
-  accelerate::AcceleratorOptions options;
+accelerate::AcceleratorOptions accelerator_options(const Json& configuration, accelerate::AcceleratorOptions options) {
   options.mixed_precision = configuration.at("mixed_precision").get<std::string>();
   options.step_scheduler_with_optimizer = configuration.at("step_scheduler_with_optimizer");
   const int64_t steps = configuration.at("gradient_accumulation_steps");
@@ -63,6 +62,11 @@ accelerate::AcceleratorOptions accelerator_options(const Json& configuration) {
   } else {
     options.gradient_accumulation_plugin =
         accelerate::GradientAccumulationPlugin{.num_steps = steps, .sync_with_dataloader = false};
+  }
+  if (configuration.contains("dataloader_config")) {
+    const Json& given = configuration["dataloader_config"];
+    options.dataloader_config = accelerate::DataLoaderConfiguration{
+        .even_batches = given.value("even_batches", true), .split_batches = given.value("split_batches", false)};
   }
   return options;
 }

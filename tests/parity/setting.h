@@ -15,7 +15,9 @@
 // A fixture's configuration as objects of this library and of LibTorch.
 namespace parity {
 
-accelerate::AcceleratorOptions accelerator_options(const Json& configuration);
+/// What the configuration says, on top of `options`: the place of a rank.
+accelerate::AcceleratorOptions accelerator_options(const Json& configuration,
+                                                   accelerate::AcceleratorOptions options = {});
 
 /// Parameters under the names that the configuration's groups use.
 using NamedParameters = std::vector<std::pair<std::string, at::Tensor>>;

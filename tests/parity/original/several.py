@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from accelerate.state import AcceleratorState, GradientState
 
 from . import collectives, gather, several_configurations, traces
 
@@ -32,44 +31,41 @@ def _work(rank, size, folder, problem):
     except Exception:
         result = traceback.format_exc()
     (Path(folder) / f"rank{rank}").write_bytes(pickle.dumps(result))
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
     if isinstance(result, str):
         os._exit(1)  # the others may wait for this rank: the parent ends them
-    dist.destroy_process_group()
+    dist.barrier()
+    os._exit(0)  # gloo's threads may abort an ordinary exit
 
 
-# What belongs to a rank. The rest must be the same on all of them.
-_OWN = ("losses", "ranks")
+# Running statistics are those of rank 0 when a forward begins, then each rank's own.
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def _split_state(document):
+    """The models' parameters and their buffers."""
+    parameters, buffers = {}, {}
+    for role, state in document["final_state"].items():
+        parameters[role] = {key: value for key, value in state.items() if not key.endswith(_BUFFERS)}
+        buffers[role] = {key: value for key, value in state.items() if key.endswith(_BUFFERS)}
+    return parameters, buffers
 
 
 def _merged(name, ranks):
     first = dict(ranks[0])
-    if "configuration" in first:
-        buffers = _drop_buffers(ranks)
-        for rank, other in enumerate(ranks):
-            for key in first:
-                if key in _OWN or key == "final_state":
-                    continue
-                if str(other[key]) != str(first[key]):
-                    raise ValueError(f"{name}: rank {rank} recorded another {key} than rank 0")
-            if buffers[rank] != buffers[0]:
-                raise ValueError(f"{name}: rank {rank} ended with other parameters than rank 0")
-        first["losses"] = {role: [other["losses"][role] for other in ranks] for role in first["losses"]}
-        return first
-    return {"ranks": ranks}
-
-
-def _drop_buffers(ranks):
-    """Parameters only: buffers are those of rank 0 at the last forward, then each rank's own."""
-    names = ("running_mean", "running_var", "num_batches_tracked")
-    return [
-        {
-            role: {key: value for key, value in state.items() if not key.endswith(names)}
-            for role, state in other["final_state"].items()
-        }
-        for other in ranks
-    ]
+    if "configuration" not in first:
+        return {"ranks": ranks}
+    states = [_split_state(other) for other in ranks]
+    for rank, other in enumerate(ranks):
+        for key in set(first) - {"losses", "final_state"}:
+            if str(other[key]) != str(first[key]):
+                raise ValueError(f"{name}: rank {rank} recorded another {key} than rank 0")
+        if states[rank][0] != states[0][0]:
+            raise ValueError(f"{name}: rank {rank} ended with other parameters than rank 0")
+    first["losses"] = {role: [other["losses"][role] for other in ranks] for role in first["losses"]}
+    first["final_state"] = states[0][0]
+    if any(states[0][1].values()):
+        first["final_buffers"] = [buffers for _, buffers in states]
+    return first
 
 
 def documents(size, problem):
