@@ -33,6 +33,29 @@ step() {
   [ $status = 0 ] || failed=1
 }
 
+# lost <digits> <rank> <signal>: two ranks without a launcher; one gets the signal in the middle of training, the other
+# has to end within 30 s, and say which rank was lost.
+lost() {
+  local digits=$1 victim=$2 signal=$3 rank status=0 since port=$((20000 + RANDOM % 10000))
+  local ranks=() other=$((1 - victim)) work
+  work=$(mktemp -d)
+  for rank in 0 1; do
+    RANK=$rank LOCAL_RANK=$rank WORLD_SIZE=2 LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
+      "$digits" --epochs 100000 --out "$work/out" >"$work/$rank" 2>&1 &
+    ranks+=($!)
+  done
+  until grep -q 'epoch  *2/' "$work/0"; do sleep 0.2; done
+  kill "-$signal" "${ranks[$victim]}"
+  since=$SECONDS
+  wait "${ranks[$other]}" || status=$?
+  echo "rank $other ended with $status after $((SECONDS - since)) s:"
+  grep -v '^epoch' "$work/$other" || true
+  kill -KILL "${ranks[@]}" 2>/dev/null || true
+  if [ "$status" = 0 ] || [ $((SECONDS - since)) -gt 30 ] || ! grep -qi "rank $victim" "$work/$other"; then
+    return 1
+  fi
+}
+
 run() {
   local folder python=${2:-python3} gpus
   folder=$(cd "$1" && pwd)
@@ -52,8 +75,15 @@ print(":".join([site + "/torch/lib"] + sorted(glob.glob(site + "/nvidia/*/lib"))
   step digits-bf16 60 "$folder/digits" --out "$logs/digits" --mixed-precision bf16
   step digits-cpu 60 env ACCELERATE_USE_CPU=1 "$folder/digits" --out "$logs/digits"
   if [ -e "$folder/accelerate-cpp" ] && [ "$gpus" -gt 1 ]; then
-    step digits-2 90 "$folder/accelerate-cpp" launch --num-processes 2 "$folder/digits" --batch-size 16 --out "$logs/digits"
+    step digits-2 90 "$folder/accelerate-cpp" launch --num-processes 2 "$folder/digits" --out "$logs/digits"
     step too-many 60 bash -c "! '$folder/accelerate-cpp' launch --num-processes $((gpus + 1)) '$folder/digits' --out '$logs/digits'"
+  fi
+  if [ "$gpus" -gt 1 ]; then
+    for signal in KILL STOP; do
+      for victim in 0 1; do
+        step "lost-$victim-$signal" 90 bash "$0" lost "$folder/digits" "$victim" "$signal"
+      done
+    done
   fi
   if [ -e "$folder/train" ]; then
     for way in "" --plain; do
@@ -68,5 +98,6 @@ print(":".join([site + "/torch/lib"] + sorted(glob.glob(site + "/nvidia/*/lib"))
 case "${1:-}" in
   pack) pack "${@:2}" ;;
   run) run "${@:2}" ;;
+  lost) lost "${@:2}" ;;
   *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
