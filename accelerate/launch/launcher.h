@@ -18,8 +18,8 @@ struct Failure {
   int64_t rank = 0;
   pid_t process = 0;
   Ending ending;
-  std::vector<std::string> last_lines;  ///< of its standard error
-  bool address_in_use = false;          ///< it said so there
+  std::vector<std::string> last_lines = {};  ///< of its standard error
+  bool address_in_use = false;               ///< it said so there
 };
 
 struct LaunchResult {

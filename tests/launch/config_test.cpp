@@ -97,7 +97,7 @@ RC_GTEST_PROP(LaunchPlan, ThreadsAreSharedOutAndNoRankIsWithoutOne, ()) {
 }
 
 TEST(LaunchPlan, ThreadsOfTheUserAreKept) {
-  const Environment seven({{"OMP_NUM_THREADS", "7"}});
+  const Environment seven(std::map<std::string, std::string>{{"OMP_NUM_THREADS", "7"}});
   const auto threads = [](const LaunchOptions& options, const Environment& environment) {
     const LaunchPlan plan = plan_launch(with_program(options), environment, kEightCores);
     const auto found = plan.ranks[0].variables.find("OMP_NUM_THREADS");

@@ -33,7 +33,7 @@ TEST(LaunchProgram, IsLookedForAsAShellDoes) {
   const std::string wanted = second.file("tool", "#!/bin/sh\n", 0755);
   EXPECT_EQ(find_program("tool", Environment({{"PATH", first.path() + ":" + second.path()}})), wanted)
       << "one that is not executable is passed over";
-  EXPECT_EQ(find_program(wanted, Environment({{"PATH", ""}})), wanted);
+  EXPECT_EQ(find_program(wanted, Environment(std::map<std::string, std::string>{{"PATH", ""}})), wanted);
   EXPECT_EQ(find_program("sh", Environment({})), "/usr/bin/sh");
 }
 
