@@ -3,10 +3,12 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <exception>
 #include <map>
 #include <set>
 
 #include "accelerate/checkpoint/storage.h"
+#include "accelerate/comm/objects.h"
 #include "accelerate/core/error.h"
 #include "accelerate/strategy/strategy.h"
 
@@ -72,11 +74,9 @@ std::vector<Target> targets_of(const std::vector<ShardedTensor>& tensors) {
 
 }  // namespace
 
-void write_model(const Strategy& strategy, const Group& group, const StorageFormat& format, const std::string& path) {
-  Collector collector;
-  strategy.save(collector);
-  if (group.rank() != 0) return;
-  const std::vector<Target> targets = targets_of(collector.tensors);
+namespace {
+
+void write_file(const std::vector<Target>& targets, const StorageFormat& format, const std::string& path) {
   StorageLayout layout{.entries = {}, .metadata = {{"format", "pt"}}};
   for (const Target& target : targets) {
     layout.entries.push_back({target.names.front(), target.tensor.local.scalar_type(), target.tensor.global_shape});
@@ -87,6 +87,32 @@ void write_model(const Strategy& strategy, const Group& group, const StorageForm
     writer->write(target.names.front(), target.tensor.held.begin * dense.element_size(), bytes_of(dense));
   }
   writer->commit();
+}
+
+}  // namespace
+
+void write_model(const Strategy& strategy, const Group& group, const StorageFormat& format, const std::string& path) {
+  Collector collector;
+  strategy.save(collector);
+  std::exception_ptr failure;
+  std::string told;
+  if (group.rank() == 0) {
+    try {
+      write_file(targets_of(collector.tensors), format, path);
+    } catch (const std::exception& error) {
+      failure = std::current_exception();
+      told = error.what();
+    }
+  }
+  // Nobody goes on before the file is there, or as if it were.
+  told = broadcast_bytes(group, std::move(told), /*from=*/0);
+  if (failure) std::rethrow_exception(failure);
+  if (told.empty()) return;
+  throw DataError({.place = path,
+                   .what = "Rank 0 could not write the file",
+                   .got = told,
+                   .expected = "a complete file",
+                   .remedy = "Remove the cause and save again; what stood there before is unchanged"});
 }
 
 LoadModelResult read_model(Strategy& strategy, const StorageFormat& format, const std::string& path,

@@ -24,8 +24,9 @@ struct LoadModelResult {
 namespace internal {
 
 /// Writes every parameter and buffer of the strategy's model into one file, tied tensors once under their first name.
-/// Reached by every rank of the group, as the strategy may have to collect; its rank 0 writes.
-/// What stood at `path` before stays until the new file is complete. Throws DataError when the disk refuses.
+/// Reached by every rank of the group, as the strategy may have to collect; its rank 0 writes, and all return once the
+/// file is complete or all throw. What stood at `path` before stays until the new file is complete. Throws DataError
+/// when the disk refuses.
 void write_model(const Strategy& strategy, const Group& group, const StorageFormat& format, const std::string& path);
 
 /// Reads one file into the model; dtypes are converted to the model's. Everything is checked before anything is
