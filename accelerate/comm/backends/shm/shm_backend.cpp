@@ -1,6 +1,7 @@
 #include "accelerate/comm/backends/shm/shm_backend.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include <cstring>
 #include <torch/csrc/distributed/c10d/Work.hpp>
