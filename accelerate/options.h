@@ -31,6 +31,8 @@ struct InitProcessGroupKwargs {
   std::optional<std::string> backend = {};  ///< "gloo", "shm", "nccl", "cpu:gloo,cuda:nccl"; unset: the best
   std::chrono::milliseconds timeout = std::chrono::minutes(30);            ///< of one collective
   std::chrono::milliseconds rendezvous_timeout = std::chrono::minutes(5);  ///< until every rank has come
+  std::chrono::milliseconds heartbeat_timeout = std::chrono::seconds(10);  ///< a rank silent for so long is lost
+  std::chrono::milliseconds slow_warning = std::chrono::seconds(30);  ///< in a collective: the log names who is missing
 };
 
 /// Plug-ins of the host program's own, beside the built-in ones. Two of one name are refused.

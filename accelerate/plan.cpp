@@ -148,6 +148,22 @@ Sourced<StrategyEntry> resolve_strategy(const AcceleratorOptions& options, const
                      .remedy = "Start as many processes as one of them takes"});
 }
 
+void check_waits(const InitProcessGroupKwargs& waits) {
+  const std::array<std::pair<const char*, std::chrono::milliseconds>, 4> all{
+      {{".timeout", waits.timeout},
+       {".rendezvous_timeout", waits.rendezvous_timeout},
+       {".heartbeat_timeout", waits.heartbeat_timeout},
+       {".slow_warning", waits.slow_warning}}};
+  for (const auto& [name, wait] : all) {
+    if (wait.count() > 0) continue;
+    throw ConfigError({.place = "init_process_group",
+                       .what = "A time to wait is not positive",
+                       .got = std::string(name) + " = " + std::to_string(wait.count()) + " ms",
+                       .expected = "1 ms or more",
+                       .remedy = "Leave it unset to get the default"});
+  }
+}
+
 /// What the host program says, else what the environment does.
 DiscoveredWorld resolve_world(const AcceleratorOptions& options, const Environment& environment) {
   if (options.process_group) {
@@ -187,6 +203,7 @@ DiscoveredWorld resolve_world(const AcceleratorOptions& options, const Environme
 
 Plan resolve(const AcceleratorOptions& options, const Environment& environment, const Hardware& hardware) {
   refuse_foreign_engines(environment);
+  check_waits(options.init_process_group);
   const DiscoveredWorld discovered = resolve_world(options, environment);
   const World& world = discovered.launched.world;
   const auto [device, device_source] = choose_device(options.cpu, environment, discovered.launched, hardware);

@@ -10,6 +10,7 @@
 #include "accelerate/comm/group_core.h"
 #include "accelerate/core/error.h"
 #include "accelerate/core/heap.h"
+#include "accelerate/plan_agreement.h"
 
 namespace accelerate::internal {
 namespace {
@@ -80,7 +81,9 @@ Runtime::Runtime(Plan plan, LogSink sink)
                       .device = plan_.device,
                       .backend = plan_.init_process_group.backend,
                       .timeout = plan_.init_process_group.timeout,
-                      .rendezvous_timeout = plan_.init_process_group.rendezvous_timeout},
+                      .rendezvous_timeout = plan_.init_process_group.rendezvous_timeout,
+                      .liveness = LivenessRules::of(plan_.init_process_group.heartbeat_timeout,
+                                                    plan_.init_process_group.slow_warning)},
                      log_)),
       active_loaders_(std::make_shared<ActiveLoaders>()),
       sync_(std::make_shared<SyncSchedule>(
@@ -89,6 +92,7 @@ Runtime::Runtime(Plan plan, LogSink sink)
           active_loaders_)) {
   if (plan_.device.is_cpu()) keep_freed_memory();
   make_current(plan_.device);
+  require_same_plan(group_, plan_.fields);
 }
 
 void Runtime::close() noexcept {

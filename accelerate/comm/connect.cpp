@@ -41,7 +41,7 @@ Group connect(const Connection& connection, const Log& log) {
       meeting.store->clone(),
       Liveness::Place{
           .rank = rank, .size = size, .serves_store = meeting.serves_store, .store_server = meeting.store_server},
-      log);
+      log, connection.liveness);
   return Group(std::make_shared<GroupCore>(GroupSetup{.store = meeting.store,
                                                       .rank = rank,
                                                       .size = size,

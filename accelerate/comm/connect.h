@@ -2,6 +2,7 @@
 
 #include "accelerate/comm/group.h"
 #include "accelerate/comm/handles.h"
+#include "accelerate/comm/liveness_rules.h"
 #include "accelerate/comm/world.h"
 #include "accelerate/core/log.h"
 
@@ -23,6 +24,7 @@ struct Connection {
   std::optional<std::string> backend;
   std::chrono::milliseconds timeout{};
   std::chrono::milliseconds rendezvous_timeout{};
+  LivenessRules liveness = {};
 };
 
 /// The group of all ranks; of one rank without opening anything. Throws CommError or ConfigError.

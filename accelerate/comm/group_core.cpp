@@ -174,6 +174,7 @@ GroupCore::Started GroupCore::start(const char* operation, const Starter& starte
         liveness->operations().update(id, [&](Operation& running) {
           running.failure = "The transport failed: " + first_line(done.exception_ptr());
           running.failed_at = Clock::now();
+          running.timed_out = running.failure->find("imed out") != std::string::npos;
         });
         return;
       }

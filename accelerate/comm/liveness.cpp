@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdio>
 #include <map>
+#include <sstream>
 #include <thread>
 
 #include "accelerate/core/error.h"
@@ -71,7 +72,7 @@ struct Liveness::State {
   int64_t beats = -1;
   Clock::time_point last_beat = Clock::now();
   int64_t heard_lost = 0, heard_left = 0;
-  uint64_t told = 0;
+  std::string told;
 
   void watch_next() {
     do watched = (watched + 1) % place.size;
@@ -82,9 +83,9 @@ struct Liveness::State {
 
   void exchange() {
     store->add(key("beat", place.rank), 1);
-    if (const uint64_t started = operations.started(); started != told) {
-      store->set(key("at", place.rank), std::to_string(started));
-      told = started;
+    if (std::string text = whereabouts(); text != told) {
+      store->set(key("at", place.rank), text);
+      told = std::move(text);
     }
     for (const int64_t count = store->add("left", 0); heard_left < count; ++heard_left) {
       const std::string text = store->get_to_str(key("left", heard_left + 1));
@@ -101,31 +102,103 @@ struct Liveness::State {
         beats = now;
         last_beat = Clock::now();
       } else if (Clock::now() - last_beat > rules.silence) {
-        const std::string text =
-            "Rank " + std::to_string(watched) + " is lost: no sign of life for " + seconds(Clock::now() - last_beat);
-        store->set(key("lost", store->add("lost", 1)), text);
+        tell_lost("Rank " + std::to_string(watched) + " is lost: no sign of life for " +
+                  seconds(Clock::now() - last_beat));
         watch_next();
       }
     }
   }
 
-  /// Names the ranks that keep this one waiting.
-  void log_slow() {
-    std::optional<Operation> slow;
-    operations.for_each([&](Operation& operation) {
-      if (slow || operation.logged || !operation.of_world || operation.elapsed() < rules.slow) return;
-      operation.logged = true;
-      slow = operation;
+  void tell_lost(const std::string& text) { store->set(key("lost", store->add("lost", 1)), text); }
+
+  /// What this rank is doing: the number of turns it has begun, and a line "turn name" for each under way.
+  std::string whereabouts() {
+    std::string text = std::to_string(operations.turns()) + "\n";
+    operations.for_each([&](const Operation& operation) {
+      if (operation.turn > 0) text += std::to_string(operation.turn) + " " + operation.name + "\n";
     });
-    if (!slow) return;
-    std::string behind;
+    return text;
+  }
+  struct Whereabouts {
+    uint64_t turns = 0;
+    std::map<uint64_t, std::string> under_way;
+  };
+  Whereabouts whereabouts_of(int rank) {
+    Whereabouts found;
+    if (!store->check({key("at", rank)})) return found;
+    std::istringstream text(store->get_to_str(key("at", rank)));
+    std::string line;
+    if (std::getline(text, line)) found.turns = std::stoull(line);
+    while (std::getline(text, line)) found.under_way[std::stoull(line)] = line.substr(line.find(' ') + 1);
+    return found;
+  }
+
+  /// The ranks that have not come to `operation`: "rank 1", "ranks 1, 2"; empty if all have.
+  std::string missing_in(const Operation& operation) {
+    std::string ranks;
+    int count = 0;
     for (int rank = 0; rank < place.size; ++rank) {
-      const bool known = store->check({key("at", rank)});
-      const uint64_t at = known ? std::stoull(store->get_to_str(key("at", rank))) : 0;
-      if (at < slow->id) behind += (behind.empty() ? "" : ", ") + std::to_string(rank);
+      if (rank == place.rank || whereabouts_of(rank).turns >= operation.turn) continue;
+      ranks += (count++ == 0 ? "" : ", ") + std::to_string(rank);
     }
-    log.warning("waiting for " + seconds(slow->elapsed()) + " in " + slow->name + "; not there yet: rank " +
-                (behind.empty() ? "none, all are in it" : behind));
+    return ranks.empty() ? ranks : (count == 1 ? "rank " : "ranks ") + ranks;
+  }
+
+  /// What the ranks are in that should be in `operation`; empty if nobody is in another one.
+  std::string others_in(const Operation& operation) {
+    std::string text;
+    bool differ = false;
+    for (int rank = 0; rank < place.size; ++rank) {
+      std::string name = operation.name;
+      if (rank != place.rank) {
+        const auto under_way = whereabouts_of(rank).under_way;
+        const auto found = under_way.find(operation.turn);
+        if (found == under_way.end()) continue;
+        name = found->second;
+      }
+      differ |= name != operation.name;
+      text += (text.empty() ? "rank " : ", rank ") + std::to_string(rank) + " " + name;
+    }
+    return differ ? text : "";
+  }
+
+  /// Looks at operations that take long: logs who is slow, and tells all ranks why one cannot end.
+  void look_at_slow() {
+    std::optional<Operation> slow, late, stuck;
+    operations.for_each([&](Operation& operation) {
+      if (operation.turn == 0) return;
+      if (!slow && !operation.logged && operation.elapsed() > rules.slow) {
+        operation.logged = true;
+        slow = operation;
+      }
+      if (!late && operation.timed_out) {
+        operation.timed_out = false;
+        late = operation;
+      }
+      if (!stuck && operation.elapsed() > rules.stuck && Clock::now() > operation.look_at) {
+        operation.look_at = Clock::now() + rules.silence;
+        stuck = operation;
+      }
+    });
+    if (slow) {
+      const std::string missing = missing_in(*slow);
+      log.warning("waiting for " + seconds(slow->elapsed()) + " in " + slow->name +
+                  "; not there yet: " + (missing.empty() ? "none, all are in it" : missing));
+    }
+    if (late) {
+      std::string missing = missing_in(*late);
+      if (!missing.empty()) {
+        missing.front() = 'R';
+        tell_lost(missing + " did not come to " + late->name + " within the timeout");
+      }
+    }
+    if (stuck) {
+      const std::string others = others_in(*stuck);
+      if (!others.empty()) {
+        tell_lost("The ranks call different things, " + others + " (number " + std::to_string(stuck->turn) +
+                  " of each)");
+      }
+    }
   }
 
   // --- the watching thread ---
@@ -134,8 +207,8 @@ struct Liveness::State {
   std::optional<std::string> verdict(const Operation& operation) const {
     const std::lock_guard lock(mutex);
     if (lost) return lost;
-    const bool alone = operation.of_world && !left.empty() && !farewell;
-    if (alone && operation.elapsed() > rules.left) {
+    const bool alone = operation.turn > 0 && !left.empty() && !farewell;
+    if (alone && operation.elapsed() > rules.stuck) {
       const auto& [rank, why] = *left.begin();
       return "Rank " + std::to_string(rank) + " has left: " + why;
     }
@@ -180,7 +253,7 @@ void Liveness::talk(const std::shared_ptr<State>& state) {
         goodbye_at = Clock::now();
       }
       s.exchange();
-      if (!said_goodbye) s.log_slow();
+      if (!said_goodbye) s.look_at_slow();
       lock.lock();
       s.contact = Clock::now();
       const bool all_left = static_cast<int>(s.left.size()) == s.place.size;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "accelerate/comm/liveness_rules.h"
 #include "accelerate/comm/operations.h"
 #include "accelerate/core/error.h"
 #include "accelerate/core/log.h"
@@ -15,13 +16,6 @@ class Store;
 }
 
 namespace accelerate::internal {
-
-struct LivenessRules {
-  std::chrono::milliseconds interval{1000};  ///< between two heartbeats
-  std::chrono::milliseconds silence{10000};  ///< without a heartbeat a rank is lost
-  std::chrono::milliseconds left{3000};      ///< in an operation after a rank of it said goodbye: it cannot end
-  std::chrono::milliseconds slow{30000};     ///< in one operation before a line of log names who is missing
-};
 
 /// Tells a rank that is gone from one that is slow. Every rank counts up a key of its own in the store, and each
 /// watches the next one; what one finds all learn. Operations in progress are registered here, so that one that cannot

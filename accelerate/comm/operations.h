@@ -16,14 +16,16 @@ using Clock = std::chrono::steady_clock;
 
 /// A collective that this rank has started and not finished.
 struct Operation {
-  uint64_t id = 0;        ///< counts up in program order
+  uint64_t id = 0;
+  uint64_t turn = 0;      ///< counts those in which every rank takes part, in program order; 0 for the others
   const char* name = "";  ///< a literal
-  bool of_world = true;   ///< every rank takes part
   Clock::time_point start = {};
   c10::intrusive_ptr<c10::ivalue::Future> future = {};  ///< somebody waits on it and has to be told
   c10::intrusive_ptr<c10d::Work> work = {};             ///< the operation is over when this is
   std::optional<std::string> failure = {};              ///< what the transport said when it gave up
   Clock::time_point failed_at = {};
+  bool timed_out = false;          ///< what it said was that ranks did not come
+  Clock::time_point look_at = {};  ///< when to compare again what other ranks are doing
   bool logged = false;
 
   std::chrono::duration<double> elapsed() const { return Clock::now() - start; }
@@ -34,7 +36,7 @@ class Operations {
  public:
   uint64_t begin(const char* name, bool of_world) {
     const std::lock_guard lock(mutex_);
-    running_.push_back({.id = ++started_, .name = name, .of_world = of_world, .start = Clock::now()});
+    running_.push_back({.id = ++started_, .turn = of_world ? ++turns_ : 0, .name = name, .start = Clock::now()});
     return started_;
   }
   /// Changes operation `id` unless it is over.
@@ -60,15 +62,15 @@ class Operations {
     const std::lock_guard lock(mutex_);
     for (Operation& operation : running_) visit(operation);
   }
-  /// The number of operations begun so far.
-  uint64_t started() const {
+  /// How many turns have begun.
+  uint64_t turns() const {
     const std::lock_guard lock(mutex_);
-    return started_;
+    return turns_;
   }
 
  private:
   mutable std::mutex mutex_;
-  uint64_t started_ = 0;
+  uint64_t started_ = 0, turns_ = 0;
   std::vector<Operation> running_;
 };
 
