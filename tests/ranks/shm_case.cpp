@@ -101,7 +101,7 @@ std::string compare(const Case& test, const std::string& what, const at::Tensor&
     if (at::isComplexType(test.dtype) && !moved && close) {
       equal = at::allclose(a, b, 1e-5, 1e-5);
     } else {
-      equal = std::memcmp(a.const_data_ptr(), b.const_data_ptr(), a.nbytes()) == 0;
+      equal = a.nbytes() == 0 || std::memcmp(a.const_data_ptr(), b.const_data_ptr(), a.nbytes()) == 0;
     }
   } else if (a.numel() == b.numel()) {
     equal = at::allclose(a.to(at::kDouble), b.to(at::kDouble), 0, 0, /*equal_nan=*/true);
