@@ -119,6 +119,16 @@ inline bool equal(const Tensors& a, const Tensors& b) {
   return true;
 }
 
+/// `action`, which other ranks take part in, is called once; the result throws what it threw.
+inline std::function<void()> once(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (...) {
+    return [error = std::current_exception()] { std::rethrow_exception(error); };
+  }
+  return [] {};
+}
+
 /// What each rank's `body` returned, in rank order.
 template <class Result>
 std::vector<Result> on_ranks(int64_t size, const std::function<Result(const Rank&)>& body) {

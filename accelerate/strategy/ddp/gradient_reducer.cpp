@@ -155,15 +155,12 @@ GradientReducer::Outcome GradientReducer::finish() {
 void GradientReducer::give_up() {
   if (!engine_->armed()) return;
   if (engine_->only_waits()) return engine_->wait_and_finish();
-  group_->spoil(true);
-  if (engine_->records()) {
-    engine_->finish_record();
-  } else {
-    at::Tensor root = at::zeros({}, at::TensorOptions().requires_grad(true));
-    root.register_hook([this](const at::Tensor&) { engine_->fire_missing(); });
-    torch::autograd::backward({root});
-  }
-  group_->spoil(false);
+  const ReducerGroup::Spoiling nan(*group_);
+  if (engine_->records()) return engine_->finish_record();
+  const at::AutoGradMode grad(true);
+  at::Tensor root = at::zeros({}).set_requires_grad(true);
+  root.register_hook([this](const at::Tensor&) { engine_->fire_missing(); });
+  torch::autograd::backward({root});
 }
 
 std::vector<uint8_t> GradientReducer::without_gradient() const {

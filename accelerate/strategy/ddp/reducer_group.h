@@ -24,8 +24,18 @@ class ReducerGroup final : public c10d::ProcessGroup {
   c10::intrusive_ptr<c10d::Work> broadcast(std::vector<at::Tensor>& tensors,
                                            const c10d::BroadcastOptions& options) override;
 
-  /// While set, what this rank adds to floating-point sums is NaN: every rank sees that one of them has no gradient.
-  void spoil(bool on) { spoil_ = on; }
+  /// While it lives, what this rank adds to floating-point sums is NaN: every rank sees that one of them has no
+  /// gradient.
+  class Spoiling {
+   public:
+    explicit Spoiling(ReducerGroup& group) : group_(group) { group_.spoil_ = true; }
+    ~Spoiling() { group_.spoil_ = false; }
+    Spoiling(const Spoiling&) = delete;
+    Spoiling& operator=(const Spoiling&) = delete;
+
+   private:
+    ReducerGroup& group_;
+  };
   /// All-reduces started so far.
   int64_t reductions() const { return reductions_; }
   /// Forgets what was started.
