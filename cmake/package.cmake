@@ -11,7 +11,9 @@ set(private_headers plan.h plan_agreement.h plan_device.h preparation.h runtime.
   comm/backends/shm/shm_backend.h comm/backends/shm/staged.h
   comm/backend.h comm/connect.h comm/group_core.h comm/liveness.h comm/liveness_rules.h comm/meeting.h comm/operations.h
   optim/fused_update.h optim/move_state.h optim/update.h
-  tensor/hardware.h
+  strategy/replicated.h
+  strategy/ddp/errors.h strategy/ddp/gradient_reducer.h strategy/ddp/reducer_group.h strategy/ddp/same_model.h
+  tensor/graph.h tensor/hardware.h
   cli/command.h cli/nearest.h
   launch/config.h launch/descriptor.h launch/gpus.h launch/launcher.h launch/machine.h launch/output.h launch/port.h
   launch/process.h launch/program.h launch/signals.h)

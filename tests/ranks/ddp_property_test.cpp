@@ -111,7 +111,9 @@ RC_GTEST_PROP(DdpProperty, TheUpdateIsThatOfOneProcessWithAllBatches, ()) {
                  .static_graph = *rc::gen::arbitrary<bool>(),
                  .gradient_as_bucket_view = *rc::gen::arbitrary<bool>()};
   const Tensors expected = one_process(run);
-  const auto results = ddp::on_ranks<Tensors>(run.ranks, [&](const Rank& rank) { return one_rank(run, rank); });
+  const auto backend = *rc::gen::element(std::optional<std::string>(), std::optional<std::string>("gloo"));
+  const auto results =
+      ddp::on_ranks<Tensors>(run.ranks, [&](const Rank& rank) { return one_rank(run, rank); }, {.backend = backend});
   for (const Tensors& result : results) {
     RC_ASSERT(ddp::distance(result, expected) < 1e-12);
     RC_ASSERT(ddp::equal(result, results.front()));

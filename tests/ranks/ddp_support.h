@@ -131,10 +131,11 @@ inline std::function<void()> once(const std::function<void()>& action) {
 
 /// What each rank's `body` returned, in rank order.
 template <class Result>
-std::vector<Result> on_ranks(int64_t size, const std::function<Result(const Rank&)>& body) {
+std::vector<Result> on_ranks(int64_t size, const std::function<Result(const Rank&)>& body,
+                             accelerate::testing::RunRanksOptions options = {}) {
   std::vector<Result> results(static_cast<size_t>(size));
-  accelerate::testing::run_ranks(size,
-                                 [&](const Rank& rank) { results[static_cast<size_t>(rank.rank())] = body(rank); });
+  accelerate::testing::run_ranks(
+      size, [&](const Rank& rank) { results[static_cast<size_t>(rank.rank())] = body(rank); }, options);
   return results;
 }
 inline void on_ranks(int64_t size, const std::function<void(const Rank&)>& body) {

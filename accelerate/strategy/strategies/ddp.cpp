@@ -66,8 +66,11 @@ class DdpStrategy final : public Strategy {
     ranks_ = c10::make_intrusive<ReducerGroup>(group_.core());
     require_same_model(group_, describe(table));
     std::vector<at::Tensor> tensors;
-    for (const ParameterRow& row : table) tensors.push_back(row.tensor);
-    broadcast_from_main(tensors);
+    for (const Candidate& candidate : candidates_) tensors.push_back(candidate.parameter.tensor);
+    if (options_.broadcast_buffers) {
+      for (const at::Tensor& buffer : module_->buffers()) tensors.push_back(buffer);
+    }
+    broadcast_from_main(std::move(tensors));
     build_reducer();
     return table;
   }
