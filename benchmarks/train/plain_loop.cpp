@@ -2,6 +2,7 @@
 #include <torch/torch.h>
 
 #include "benchmarks/train/loops.h"
+#include "benchmarks/train/plain_ranks.h"
 #include "benchmarks/train/tasks.h"
 
 namespace benchmark_train {
@@ -42,15 +43,17 @@ void train(const Settings& settings, Meter& meter, auto net, const Samples& samp
   net->to(device);
   FusedAdamW optimizer(net->parameters());
   auto generator = at::detail::createCPUGenerator(settings.seed);
-  const int64_t count = samples.labels.size(0), batches = count / settings.batch_size;
+  PlainRanks ranks(net->parameters());
+  const int64_t count = samples.labels.size(0), batches = count / settings.batch_size / ranks.size();
   while (true) {
     const at::Tensor order = settings.shuffle ? torch::randperm(count, generator, torch::kLong) : torch::arange(count);
     for (int64_t batch = 0; batch < batches; ++batch) {
-      const at::Tensor rows = order.narrow(0, batch * settings.batch_size, settings.batch_size);
+      const at::Tensor rows =
+          order.narrow(0, (batch * ranks.size() + ranks.rank()) * settings.batch_size, settings.batch_size);
       const at::Tensor inputs = samples.inputs.index_select(0, rows).to(device, /*non_blocking=*/true);
       const at::Tensor labels = samples.labels.index_select(0, rows).to(device, /*non_blocking=*/true);
       const at::Tensor loss = torch::nn::functional::cross_entropy(net(inputs), labels);
-      loss.backward();
+      ranks.backward(loss);
       optimizer.clip_and_step(kMaxNorm);
       if (meter.step(loss)) return;
     }

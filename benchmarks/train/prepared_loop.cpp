@@ -8,7 +8,9 @@ namespace benchmark_train {
 namespace {
 
 void train(const Settings& settings, Meter& meter, auto net, const Samples& samples) {
-  accelerate::Accelerator accelerator;
+  accelerate::AcceleratorOptions options;
+  if (!settings.backend.empty()) options.init_process_group.backend = settings.backend;
+  accelerate::Accelerator accelerator(options);
   torch::optim::AdamW adamw(net->parameters(), kLearningRate);
   accelerate::DataLoader data(accelerate::TensorDataset(samples.inputs, samples.labels),
                               {.batch_size = settings.batch_size,

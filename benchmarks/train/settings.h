@@ -13,6 +13,7 @@ struct Settings {
   int64_t steps = 600;   ///< measured, in kWindows windows
   int64_t warmup = 100;  ///< steps before the first window
   int64_t seed = 0;
+  std::string backend;                  ///< between the processes of the prepared loop; empty: the one it would choose
   bool shuffle = true;                  ///< false: batches in the order of the data, so that losses can be compared
   std::optional<int64_t> started_at{};  ///< when the process was started, nanoseconds of the system clock
 };
