@@ -1,6 +1,6 @@
 #pragma once
 
-#include <c10/util/intrusive_ptr.h>
+#include <ATen/core/Tensor.h>
 
 #include <concepts>
 #include <utility>

@@ -73,7 +73,7 @@ DiscoveredWorld discover_world(std::vector<EnvironmentEntry> entries, const Envi
        .what = "No known way of starting processes fits the environment variables",
        .got = reasons,
        .expected = "the variables of one launcher, or of none",
-       .remedy = "Start the program with accelerate-cpp launch, torchrun, srun or mpirun, or unset them"});
+       .remedy = "Start the program with accelerate-cpp launch or another launcher, or unset them"});
 }
 
 }  // namespace accelerate::internal

@@ -34,7 +34,7 @@ def _allowed():
     on_checkpoint = table["checkpoint"]
     table["models"] = on_checkpoint | {"models"}
     table["placement"] = on_checkpoint | {"placement"}
-    table["testing"] = table["comm"] | {"testing"}
+    table["testing"] = table["options"] | {"testing"}
     table["launch"] = {"core", "launch"}
     table["cli"] = {"core", "launch", "cli"}
     return table

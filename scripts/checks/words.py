@@ -6,7 +6,8 @@ from pathlib import PurePath
 from .finding import Finding
 
 _ENVIRONMENT = r"\b(?:secure_getenv|getenv|setenv|putenv|unsetenv|environ)\b"
-_EXIT = r"(?<![\w.>])(?:_?exit|_Exit|quick_exit|abort|terminate)\s*\("
+# A transport has a member of its own called abort.
+_EXIT = r"(?:\bstd::|(?<!\w)::|(?<![\w.>:])(?<!void ))(?:_?exit|_Exit|quick_exit|abort|terminate)\s*\("
 _OUTPUT = r"\bstd::(?:cout|cerr|clog|wcout|wcerr)\b|(?<![\w.])v?f?(?:printf|puts|putchar|putc|perror)\s*\("
 # Path, and how often it may happen there.
 _ENVIRONMENT_PLACE = "accelerate/core/env."
@@ -24,7 +25,8 @@ _PLUGIN_FOLDERS = [
 # Names that are words of every day too: only a literal that is nothing else, or that quotes them, means the plug-in.
 _EVERYDAY = {"no", "single"}
 # Literals that mean something else, and the one place where a user's choices are listed.
-_OTHER_MEANING = {("accelerate/core/env.cpp", "no")}
+# The name that an options struct stands for is said in the struct.
+_OTHER_MEANING = {("accelerate/core/env.cpp", "no"), ("accelerate/strategy/ddp.h", "ddp")}
 _MAY_NAME_PLUGINS = {"accelerate/options.h"}
 
 
@@ -95,7 +97,7 @@ def plugin_names(tree):
             continue
         for literal in tree.source(path).literals:
             for name, folders in names.items():
-                if str(PurePath(path).parent) in folders or (path, name) in _OTHER_MEANING:
+                if any(path.startswith(folder + "/") for folder in folders) or (path, name) in _OTHER_MEANING:
                     continue
                 quoted = re.search(rf"""(?:\\"|'){re.escape(name)}(?:\\"|')""", literal.value)
                 word = name not in _EVERYDAY and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", literal.value)

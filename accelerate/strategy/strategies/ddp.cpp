@@ -127,12 +127,13 @@ class DdpStrategy final : public Strategy {
     if (!armed_) return;
     armed_ = false;
     const at::Tensor loss = std::exchange(loss_, at::Tensor());
+    bool ended = false;
     try {
-      if (end_early(loss)) return;
+      ended = end_early(loss);
     } catch (...) {
-      // The exception that is on its way says more than a group that is broken.
+      ended = false;  // the exception that is on its way says more than a group that is broken
     }
-    reducer_.reset();
+    if (!ended) reducer_.reset();
   }
 
   void before_update() override {
