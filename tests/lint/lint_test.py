@@ -65,7 +65,7 @@ class IncludeOrder(RuleTest):
 
     def test_branches(self):
         self.assertIn("checkpoint", layers.ALLOWED["models"])
-        for lower, higher in [("models", "options"), ("testing", "data"), ("cli", "tensor"), ("launch", "cli"),
+        for lower, higher in [("models", "options"), ("testing", "model"), ("cli", "tensor"), ("launch", "cli"),
                               ("model", "unit"), ("runtime", "accelerator")]:
             self.assertNotIn(higher, layers.ALLOWED[lower])
 
