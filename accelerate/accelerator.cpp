@@ -110,7 +110,10 @@ AutocastScope Accelerator::autocast(AutocastOptions options) const {
 }
 
 void Accelerator::verify(const char* operation, internal::TensorList tensors) const {
-  if (runtime().plan().debug) internal::require_equal_shapes(runtime().group(), operation, tensors);
+  const Group& group = runtime().group();
+  if (runtime().plan().debug || internal::needs_comparison(group)) {
+    internal::require_equal_shapes(group, operation, tensors);
+  }
 }
 
 void Accelerator::gather_tensors(internal::TensorList tensors) const {

@@ -107,7 +107,7 @@ class Accelerator {
 
   // Collectives: reached by every process, in the same order. A value is a tensor, or a tuple, vector, map or struct of
   // tensors, nested; all its tensors travel together. With `ACCELERATE_DEBUG_MODE=1` the processes compare shapes
-  // first.
+  // first; over Gloo, which would end the program, always.
 
   /// Every tensor of `value` from all processes, concatenated along dimension 0; 0-d ones give a vector. In one process
   /// the value itself. Shapes are the same everywhere; else see `pad_across_processes`.

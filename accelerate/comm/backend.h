@@ -37,6 +37,9 @@ struct BackendEntry {
   c10::DeviceType device_type;
   /// Reached by every rank of the group. Throws CommError when ranks do not answer.
   std::function<MadeBackend(const BackendContext& context)> make;
+  /// Ranks that call different things, or with tensors of different sizes, get errors that say so. Where they do not,
+  /// verbs for CPU tensors compare shapes first.
+  bool compares_calls = false;
 };
 
 std::vector<BackendEntry> builtin_backends();

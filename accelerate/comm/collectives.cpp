@@ -1,15 +1,18 @@
 #include "accelerate/comm/collectives.h"
 
 #include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <sstream>
 #include <utility>
 #include <vector>
 
+#include "accelerate/comm/group_core.h"
 #include "accelerate/comm/objects.h"
 #include "accelerate/core/error.h"
 
@@ -45,19 +48,25 @@ int64_t fingerprint(const std::vector<at::Tensor>& tensors) {
   const auto add = [&](int64_t number) { hash = (hash ^ static_cast<uint64_t>(number)) * 0x100000001b3; };
   for (const at::Tensor& tensor : tensors) {
     add(static_cast<int64_t>(tensor.scalar_type()));
+    if (!tensor.defined()) continue;
     add(tensor.dim());
     for (const int64_t size : tensor.sizes()) add(size);
   }
   return static_cast<int64_t>(hash);
 }
 
+template <class T>
+bool all_equal(const std::vector<T>& values) {
+  return std::ranges::all_of(values, [&](const T& value) { return value == values.front(); });
+}
+
 /// Tensors in one buffer of bytes, each at a place where every dtype may start.
 class Packing {
  public:
-  int64_t add(const at::Tensor& tensor) {
+  int64_t add(size_t bytes) {
     const int64_t offset = size_;
     constexpr int64_t kAlignment = 16;
-    size_ += (static_cast<int64_t>(tensor.nbytes()) + kAlignment - 1) / kAlignment * kAlignment;
+    size_ += (static_cast<int64_t>(bytes) + kAlignment - 1) / kAlignment * kAlignment;
     return offset;
   }
   int64_t size() const { return size_; }
@@ -79,31 +88,36 @@ class Packing {
   int64_t size_ = 0;
 };
 
+/// Like `at::empty`, which costs as much as the exchange of a small tensor when it is called for each of many.
+at::Tensor empty(const std::vector<int64_t>& shape, const at::Tensor& like) {
+  if (!like.is_cpu()) return at::empty(shape, like.options());
+  return at::Tensor(at::detail::empty_cpu(shape, like.scalar_type()));
+}
+
 /// The gather of one value's tensors on one device.
 class Gathering {
  public:
   Gathering(const Group& group, std::vector<at::Tensor*> tensors) : group_(group), tensors_(std::move(tensors)) {
     for (const at::Tensor* tensor : tensors_) {
-      at::Tensor own = tensor->detach().contiguous();
+      at::Tensor own = (tensor->requires_grad() ? tensor->detach() : *tensor).contiguous();
       own_.push_back(own.dim() == 0 ? own.view({1}) : own);
     }
-    const at::Device device = own_.front().device();
     // Only the host can compare it, and would have to wait for a GPU.
-    if (device.is_cpu()) header_ = at::tensor({fingerprint(own_)}, at::kLong);
+    if (own_.front().is_cpu()) header_ = fingerprint(own_);
   }
 
   void start() {
     for (const at::Tensor& own : own_) {
       std::vector<int64_t> shape = own.sizes().vec();
       shape[0] *= group_.size();
-      all_.push_back(at::empty(shape, own.options()));
+      all_.push_back(empty(shape, own));
     }
-    if (header_.defined()) packing_.add(header_);
-    for (const at::Tensor& own : own_) offsets_.push_back(is_large(own) ? kApart : packing_.add(own));
+    if (header_) packing_.add(sizeof *header_);
+    for (const at::Tensor& own : own_) offsets_.push_back(is_large(own) ? kApart : packing_.add(own.nbytes()));
     const auto bytes = own_.front().options().dtype(at::kByte);
     packed_ = at::empty({packing_.size()}, bytes);
     packed_all_ = at::empty({group_.size() * packing_.size()}, bytes);
-    if (header_.defined()) Packing::copy(header_, 0, packed_, 0, static_cast<int64_t>(header_.nbytes()));
+    if (header_) std::memcpy(packed_.mutable_data_ptr(), &*header_, sizeof *header_);
     for (size_t i = 0; i < own_.size(); ++i) {
       if (offsets_[i] == kApart) continue;
       Packing::copy(own_[i], 0, packed_, offsets_[i], static_cast<int64_t>(own_[i].nbytes()));
@@ -117,7 +131,7 @@ class Gathering {
 
   void finish() {
     if (!works_.empty()) works_.front().wait();
-    if (header_.defined()) require_equal_headers();
+    if (header_) require_equal_headers();
     for (size_t i = 0; i < own_.size(); ++i) {
       if (offsets_[i] == kApart) continue;
       const auto bytes = static_cast<int64_t>(own_[i].nbytes());
@@ -134,10 +148,10 @@ class Gathering {
   static bool is_large(const at::Tensor& tensor) { return tensor.nbytes() >= 128 * 1024; }
 
   void require_equal_headers() {
-    const auto own = header_.item<int64_t>();
     for (int64_t rank = 0; rank < group_.size(); ++rank) {
-      Packing::copy(packed_all_, rank * packing_.size(), header_, 0, static_cast<int64_t>(header_.nbytes()));
-      if (header_.item<int64_t>() == own) continue;
+      int64_t header = 0;
+      std::memcpy(&header, packed_all_.const_data_ptr<uint8_t>() + rank * packing_.size(), sizeof header);
+      if (header == *header_) continue;
       // Every rank has found it.
       for (Work& work : works_) work.wait();
       require_equal_shapes(group_, "gather", tensors_);
@@ -147,7 +161,7 @@ class Gathering {
   const Group& group_;
   std::vector<at::Tensor*> tensors_;
   std::vector<at::Tensor> own_, all_;
-  at::Tensor header_;  ///< stands first in what is packed
+  std::optional<int64_t> header_;  ///< stands first in what is packed
   at::Tensor packed_, packed_all_;
   Packing packing_;
   std::vector<int64_t> offsets_;
@@ -274,7 +288,7 @@ at::Tensor padded(const at::Tensor& tensor, int64_t dim, int64_t longest, const 
 void broadcast_packed(const Group& group, const std::vector<at::Tensor*>& tensors, int64_t from) {
   Packing packing;
   std::vector<int64_t> offsets;
-  for (const at::Tensor* tensor : tensors) offsets.push_back(packing.add(*tensor));
+  for (const at::Tensor* tensor : tensors) offsets.push_back(packing.add(tensor->nbytes()));
   if (packing.size() == 0) return;
   const auto options = tensors.front()->options().dtype(at::kByte).requires_grad(false);
   const at::Tensor packed = at::empty({packing.size()}, options);
@@ -302,15 +316,20 @@ void require_process(const char* operation, const Group& group, int64_t from) {
                     .remedy = "Pass the index of the process that has the values"});
 }
 
+bool needs_comparison(const Group& group) { return group.core() != nullptr && group.core()->needs_comparison(); }
+
 void require_equal_shapes(const Group& group, const char* operation, TensorList tensors) {
+  std::vector<at::Tensor> values;
+  for (const at::Tensor* tensor : tensors) values.push_back(*tensor);
+  if (all_equal(all_gather_numbers(group, fingerprint(values)))) return;
   const std::vector<std::string> shapes = all_gather_bytes(group, describe(tensors));
-  if (std::ranges::all_of(shapes, [&](const std::string& other) { return other == shapes.front(); })) return;
+  if (all_equal(shapes)) return;
   std::string got;
   for (size_t rank = 0; rank < shapes.size(); ++rank) {
     got += (rank == 0 ? "process " : "; process ") + std::to_string(rank) + ": " + shapes[rank];
   }
   throw CommError({.place = operation,
-                   .what = "The processes pass tensors of different shapes",
+                   .what = "The processes pass tensors of different shapes or dtypes",
                    .got = got,
                    .expected = "the same shapes and dtypes everywhere",
                    .remedy = "Bring them to one shape with pad_across_processes()"});
@@ -368,6 +387,9 @@ void broadcast_all(const Group& group, TensorList tensors, int64_t from) {
 void pad_all(const Group& group, TensorList tensors, const PadOptions& options) {
   if (group.core() == nullptr) return;
   const std::vector<at::Tensor*> present = defined(tensors);
+  if (needs_comparison(group) && !all_equal(all_gather_numbers(group, static_cast<int64_t>(present.size())))) {
+    require_equal_shapes(group, "pad_across_processes", tensors);
+  }
   if (present.empty()) return;
   std::vector<int64_t> own;
   for (const at::Tensor* tensor : present) {

@@ -46,6 +46,9 @@ void pad_all(const Group& group, TensorList tensors, const PadOptions& options);
 /// are the same everywhere.
 void require_equal_shapes(const Group& group, const char* operation, TensorList tensors);
 
+/// Whether verbs should call that first without being asked to: see GroupCore::needs_comparison.
+bool needs_comparison(const Group& group);
+
 /// Throws UsageError unless `from` is a rank of the group.
 void require_process(const char* operation, const Group& group, int64_t from);
 

@@ -18,7 +18,7 @@ c10::intrusive_ptr<T> cast(const HostHandle<T>& handle) {
 /// A level that the user has chosen stays.
 void silence_c10d() {
   static const bool done = [] {
-    if (!Environment::of_process().text("TORCH_CPP_LOG_LEVEL")) FLAGS_caffe2_log_level = c10::GLOG_ERROR;
+    if (!Environment::of_process().text("TORCH_CPP_LOG_LEVEL")) FLAGS_caffe2_log_level = c10::GLOG_FATAL;
     return true;
   }();
   (void)done;

@@ -48,7 +48,13 @@ bool names_type(const std::string& wanted, c10::DeviceType type, const std::vect
                      [&](const BackendEntry& entry) { return entry.name == wanted && entry.device_type == type; });
 }
 
-c10::intrusive_ptr<c10d::Backend> connect(const GroupSetup& setup, c10::DeviceType type, std::string& name) {
+struct Connected {
+  c10::intrusive_ptr<c10d::Backend> backend;
+  std::string name;  ///< "cpu:shm"
+  bool compares_calls = false;
+};
+
+Connected connect(const GroupSetup& setup, c10::DeviceType type) {
   std::vector<BackendEntry> entries = builtin_backends();
   std::stable_sort(entries.begin(), entries.end(),
                    [](const BackendEntry& a, const BackendEntry& b) { return a.preference > b.preference; });
@@ -70,10 +76,7 @@ c10::intrusive_ptr<c10d::Backend> connect(const GroupSetup& setup, c10::DeviceTy
                     .device = type == c10::kCPU ? c10::Device(c10::kCPU) : setup.device,
                     .group = setup.name,
                     .lost = [liveness = setup.liveness] { return liveness ? liveness->lost() : std::nullopt; }});
-    if (made.backend) {
-      name = device_name(type) + ":" + entry.name;
-      return made.backend;
-    }
+    if (made.backend) return {made.backend, device_name(type) + ":" + entry.name, entry.compares_calls};
     refusals += (refusals.empty() ? "" : "; ") + entry.name + ": " + made.refusal;
     if (!wanted && setup.rank == 0) setup.log.info("the ranks do not use " + entry.name + ": " + made.refusal);
   }
@@ -117,16 +120,16 @@ GroupCore::GroupCore(GroupSetup setup)
   std::vector<c10::DeviceType> types{c10::kCPU};
   if (!setup_.device.is_cpu()) types.push_back(setup_.device.type());
   for (const c10::DeviceType type : types) {
-    std::string name;
-    const auto backend = connect(setup_, type, name);
+    const auto [backend, name, compares_calls] = connect(setup_, type);
     using Kind = c10d::ProcessGroup::BackendType;
     const Kind kind = name == "cuda:nccl" ? Kind::NCCL : name == "cpu:gloo" ? Kind::GLOO : Kind::CUSTOM;
     group_->setBackend(type, kind, backend);
     group_->setDefaultBackend(kind);
     backends_ += (backends_.empty() ? "" : ",") + name;
     if (setup_.liveness && type != c10::kCPU) {
-      setup_.liveness->on_lost([backend] { backend->abort(); });
+      setup_.liveness->on_lost([transport = backend] { transport->abort(); });
     }
+    needs_comparison_ = setup_.device.is_cpu() && !compares_calls;
   }
   group_->setGroupName(setup_.name);
 }
@@ -134,7 +137,8 @@ GroupCore::GroupCore(GroupSetup setup)
 GroupCore::GroupCore(c10::intrusive_ptr<c10d::ProcessGroup> group, Log log)
     : setup_{.store = group->getStore(), .rank = group->getRank(), .size = group->getSize(), .log = std::move(log)},
       group_(std::move(group)),
-      backends_(group_->getBackendName()) {}
+      backends_(group_->getBackendName()),
+      needs_comparison_(backends_.find("gloo") != std::string::npos) {}
 
 GroupCore::~GroupCore() {
   // Gloo's destructor waits for what is in progress, which never ends once a rank is gone.

@@ -44,6 +44,9 @@ class GroupCore {
   const c10::intrusive_ptr<c10d::ProcessGroup>& process_group() const { return group_; }
   /// The transports in use, "cpu:shm".
   const std::string& backends() const { return backends_; }
+  /// Whether CPU tensors of different sizes would end the program: Gloo throws in a thread of its own. False for groups
+  /// of GPUs, whose hosts do not wait for each other.
+  bool needs_comparison() const { return needs_comparison_; }
   const Log& log() const { return setup_.log; }
 
   /// Starts a collective (`operation` is a literal for messages) and returns a future that becomes what the work's own
@@ -67,6 +70,7 @@ class GroupCore {
   GroupSetup setup_;
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
   std::string backends_;
+  bool needs_comparison_ = false;
   int64_t splits_ = 0;
 };
 

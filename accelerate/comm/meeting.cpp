@@ -115,7 +115,7 @@ void wait_for_all(c10d::Store& store, const World& world, std::chrono::milliseco
            .got = "rank " + list(ranks) + " missing after " +
                   std::to_string(std::chrono::duration_cast<std::chrono::seconds>(now - start).count()) + " s",
            .expected = std::to_string(world.size) + " ranks",
-           .remedy = "Look at the output of the missing ones; .init_process_group = {.timeout = ...} waits longer"});
+           .remedy = "Look at the output of the missing ones; .init_process_group = {.rendezvous_timeout = ...} waits longer"});
     }
     if (now > complaint) {
       log.warning("waiting for rank " + list(ranks) + " to come");

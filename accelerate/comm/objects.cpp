@@ -18,16 +18,22 @@ c10::Device carrier(const Group& group) {
   return cpu ? c10::Device(c10::kCPU) : devices.front();
 }
 
-at::Tensor lengths(const Group& group, int64_t own, c10::Device device) {
+at::Tensor numbers(const Group& group, int64_t own, c10::Device device) {
   return group.all_gather(at::tensor({own}, at::kLong).to(device)).cpu();
 }
 
 }  // namespace
 
+std::vector<int64_t> all_gather_numbers(const Group& group, int64_t own) {
+  if (group.size() == 1) return {own};
+  const at::Tensor all = numbers(group, own, carrier(group));
+  return {all.const_data_ptr<int64_t>(), all.const_data_ptr<int64_t>() + all.numel()};
+}
+
 std::vector<std::string> all_gather_bytes(const Group& group, std::string_view own) {
   if (group.size() == 1) return {std::string(own)};
   const c10::Device device = carrier(group);
-  const at::Tensor sizes = lengths(group, static_cast<int64_t>(own.size()), device);
+  const at::Tensor sizes = numbers(group, static_cast<int64_t>(own.size()), device);
   const int64_t longest = sizes.max().item<int64_t>();
   std::vector<std::string> texts(static_cast<size_t>(group.size()));
   if (longest == 0) return texts;

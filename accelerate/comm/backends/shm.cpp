@@ -118,7 +118,7 @@ MadeBackend make(const BackendContext& context) {
 }  // namespace
 
 BackendEntry backend_shm() {
-  return {.name = "shm", .preference = 100, .device_type = c10::DeviceType::CPU, .make = make};
+  return {.name = "shm", .preference = 100, .device_type = c10::DeviceType::CPU, .make = make, .compares_calls = true};
 }
 
 }  // namespace accelerate::internal
