@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <any>
 #include <string>
 #include <vector>
 
@@ -34,7 +35,9 @@ class Diary final : public accelerate::Strategy {
     }
     return table_;
   }
-  void before_forward(GradientSync) override { calls().push_back("forward"); }
+  void before_forward(GradientSync sync) override {
+    calls().push_back(sync == GradientSync::kReduce ? "forward" : "local forward");
+  }
   void before_backward(const at::Tensor& loss, GradientSync sync) override {
     had_gradients_ = table_.front().tensor.grad().defined();
     losses.push_back(loss.item<double>());
@@ -44,6 +47,8 @@ class Diary final : public accelerate::Strategy {
     EXPECT_TRUE(table_.front().tensor.grad().defined());
     calls().push_back(had_gradients_ ? "added" : "fresh");
   }
+  void backward_failed() noexcept override { calls().push_back("failed"); }
+  void end() noexcept override { calls().push_back("end"); }
   void save(accelerate::StateWriter&) const override { calls().push_back("save"); }
   void load(accelerate::StateReader&) override { calls().push_back("load"); }
 
@@ -56,7 +61,7 @@ class Diary final : public accelerate::Strategy {
 
 accelerate::StrategyEntry diary() {
   return {"diary", 10, [](const accelerate::World&) -> std::optional<std::string> { return std::nullopt; },
-          []() -> std::unique_ptr<accelerate::Strategy> { return std::make_unique<Diary>(); }};
+          [](const std::any&) -> std::unique_ptr<accelerate::Strategy> { return std::make_unique<Diary>(); }};
 }
 
 struct StrategyCalls : ::testing::Test {
@@ -79,8 +84,8 @@ TEST_F(StrategyCalls, GradientsAreReducedOnceAWindowAndAccumulatedBefore) {
     optimizer.step();
     optimizer.zero_grad();
   }
-  EXPECT_THAT(taken(), ElementsAre("forward", "accumulate", "fresh", "forward", "accumulate", "added", "forward",
-                                   "reduce", "added", "forward", "accumulate", "fresh"));
+  EXPECT_THAT(taken(), ElementsAre("local forward", "accumulate", "fresh", "local forward", "accumulate", "added",
+                                   "forward", "reduce", "added", "local forward", "accumulate", "fresh"));
 }
 
 TEST_F(StrategyCalls, WithoutAccumulationEveryBackwardReduces) {
@@ -121,7 +126,7 @@ TEST_F(StrategyCalls, InferenceAfterTrainingIsNotAnnounced) {
   taken();
   accelerator.end_training();
   model(training::make_batch(2, 7).x);
-  EXPECT_THAT(taken(), ElementsAre());
+  EXPECT_THAT(taken(), ElementsAre("end"));
 }
 
 TEST_F(StrategyCalls, NothingIsAskedForABackwardThatIsRefused) {
@@ -131,6 +136,34 @@ TEST_F(StrategyCalls, NothingIsAskedForABackwardThatIsRefused) {
   taken();
   EXPECT_THROW(accelerator.backward(torch::zeros({})), accelerate::UsageError);
   EXPECT_THAT(taken(), ElementsAre());
+}
+
+TEST_F(StrategyCalls, EveryModelHearsThatAutogradFailed) {
+  Accelerator accelerator({.extensions = {.strategies = {diary()}}});
+  training::Mlp one(1), two(2);
+  auto [first, second] = accelerator.prepare(one, two);
+  const auto [x, y] = training::make_batch(2, 7);
+  const auto loss = training::mse(first(x), y) + training::mse(second(x), y);
+  loss.backward();
+  taken();
+  EXPECT_ANY_THROW(accelerator.backward(loss)) << "the graph is gone";
+  EXPECT_THAT(taken(), ElementsAre("reduce", "reduce", "failed", "failed"));
+}
+
+TEST_F(StrategyCalls, GuardsDecideForTheirModelAndTheInnermostCounts) {
+  Accelerator accelerator({.extensions = {.strategies = {diary()}}});
+  auto model = accelerator.prepare(training::Mlp(1));
+  const auto [x, y] = training::make_batch(2, 7);
+  taken();
+  {
+    const auto local = accelerator.no_sync(model);
+    accelerator.backward(training::mse(model(x), y));
+    const auto now = accelerator.trigger_sync_in_backward(model);
+    accelerator.backward(training::mse(model(x), y));
+  }
+  accelerator.backward(training::mse(model(x), y));
+  EXPECT_THAT(taken(), ElementsAre("local forward", "accumulate", "fresh", "forward", "reduce", "added", "forward",
+                                   "reduce", "added"));
 }
 
 }  // namespace

@@ -22,25 +22,24 @@ c10::intrusive_ptr<c10d::Work> ReducerGroup::allreduce(std::vector<at::Tensor>& 
   ++reductions_;
   const auto started =
       core_->start("gradient all-reduce", [&] { return core_->process_group()->allreduce(tensors, options); });
-  under_way_.push_back(c10d::Work::create_from_future(started.future));
-  return under_way_.back();
+  under_way_.push_back(started.future);
+  return c10d::Work::create_from_future(started.future);
 }
 
 c10::intrusive_ptr<c10d::Work> ReducerGroup::broadcast(std::vector<at::Tensor>& tensors,
                                                        const c10d::BroadcastOptions& options) {
   const auto started =
       core_->start("broadcast of the model", [&] { return core_->process_group()->broadcast(tensors, options); });
+  // Here, since work made from a future does not throw the future's error in its `wait`.
+  started.future->waitAndThrow();
   return c10d::Work::create_from_future(started.future);
 }
 
 bool ReducerGroup::drain() noexcept {
   bool good = true;
-  for (const auto& work : under_way_) {
-    try {
-      work->wait();
-    } catch (...) {
-      good = false;
-    }
+  for (const auto& future : under_way_) {
+    future->wait();
+    good = good && !future->hasError();
   }
   under_way_.clear();
   return good;

@@ -45,7 +45,7 @@ class ReducerGroup final : public c10d::ProcessGroup {
 
  private:
   std::shared_ptr<GroupCore> core_;
-  std::vector<c10::intrusive_ptr<c10d::Work>> under_way_;
+  std::vector<c10::intrusive_ptr<c10::ivalue::Future>> under_way_;
   int64_t reductions_ = 0;
   bool spoil_ = false;
 };

@@ -58,6 +58,7 @@ class DdpStrategy final : public Strategy {
 
   ParameterTable attach(const AttachContext& context) override {
     module_ = &context.module;
+    has_buffers_ = !module_->buffers().empty();
     group_ = context.group;
     const ParameterTable table = whole_table(*module_);
     learn_parameters(table);
@@ -77,7 +78,7 @@ class DdpStrategy final : public Strategy {
 
   void before_forward(GradientSync sync) override {
     if (!ranks_) return;
-    if (options_.broadcast_buffers && buffers_are_due_) broadcast_from_main(module_->buffers());
+    if (has_buffers_ && options_.broadcast_buffers && buffers_are_due_) broadcast_from_main(module_->buffers());
     // Source: `require_forward_param_sync`; the same on every rank, whatever its forward does.
     buffers_are_due_ = at::GradMode::is_enabled() && sync == GradientSync::kReduce;
   }
@@ -227,22 +228,27 @@ class DdpStrategy final : public Strategy {
   void finish() {
     const auto outcome = reducer_->finish();
     if (outcome == GradientReducer::Outcome::kUntouched) return;
+    const bool incomplete = outcome == GradientReducer::Outcome::kIncomplete;
+    if (incomplete || reducer_->looks_spoiled()) require_complete(incomplete);
+    reducer_->cut_buckets();
+    accumulated_ = false;
+  }
+
+  /// Some rank may lack gradients; `here` if this one does.
+  void require_complete(bool here) {
     Ends ends(reducer_->parameters().size(), kGotGradient);
-    if (outcome == GradientReducer::Outcome::kIncomplete) {
+    if (here) {
       ends = reducer_->without_gradient();
       reducer_->give_up();
     }
+    std::vector<Ends> all(group_.size(), Ends(ends.size(), kGotGradient));
     if (reducer_->looks_spoiled()) {
-      const auto all = exchange(ends);
-      // Else the model itself has come to NaN, on every rank.
-      if (!all_good(all)) throw incomplete_backward(module_->name(), names(), all);
-    } else if (outcome == GradientReducer::Outcome::kIncomplete) {
-      std::vector<Ends> all(group_.size(), Ends(ends.size(), kGotGradient));
-      all[group_.rank()] = ends;
-      throw incomplete_backward(module_->name(), names(), all);
+      all = exchange(ends);
+    } else {
+      all[group_.rank()] = ends;  // buckets that the host cannot read: the other ranks find NaN, or this one gone
     }
-    reducer_->cut_buckets();
-    accumulated_ = false;
+    // Else the model itself has come to NaN, on every rank.
+    if (!all_good(all)) throw incomplete_backward(module_->name(), names(), all);
   }
 
   /// Ranks whose pass goes well wait for this one's buckets and have to hear why there is nothing in them. True if the
@@ -298,6 +304,7 @@ class DdpStrategy final : public Strategy {
   bool accumulates_ = false;  ///< the pass in progress stays local
   bool accumulated_ = false;  ///< some pass has stayed local since the last reduction
   bool stray_ = false;        ///< gradients from outside the Accelerator were there before the pass in progress
+  bool has_buffers_ = false;
   bool buffers_are_due_ = true;
 };
 
