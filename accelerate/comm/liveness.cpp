@@ -87,13 +87,15 @@ struct Liveness::State {
       store->set(key("at", place.rank), text);
       told = std::move(text);
     }
-    for (const int64_t count = store->add("left", 0); heard_left < count; ++heard_left) {
+    // A rank that gives up tells why and leaves: whoever hears that it left has to have heard why.
+    const int64_t left_by_now = store->add("left", 0);
+    for (const int64_t count = store->add("lost", 0); heard_lost < count; ++heard_lost) {
+      declare_lost(store->get_to_str(key("lost", heard_lost + 1)));
+    }
+    for (; heard_left < left_by_now; ++heard_left) {
       const std::string text = store->get_to_str(key("left", heard_left + 1));
       const std::lock_guard lock(mutex);
       left[std::stoi(text)] = text.substr(text.find(' ') + 1);
-    }
-    for (const int64_t count = store->add("lost", 0); heard_lost < count; ++heard_lost) {
-      declare_lost(store->get_to_str(key("lost", heard_lost + 1)));
     }
     if (watched != place.rank && left.contains(watched)) watch_next();
     if (watched != place.rank) {
