@@ -109,13 +109,14 @@ void wait_for_all(c10d::Store& store, const World& world, std::chrono::milliseco
     if (ranks.empty()) return;
     const auto now = Clock::now();
     if (now - start > timeout) {
-      throw CommError(
-          {.place = "rendezvous",
-           .what = "Not every rank came",
-           .got = "rank " + list(ranks) + " missing after " +
-                  std::to_string(std::chrono::duration_cast<std::chrono::seconds>(now - start).count()) + " s",
-           .expected = std::to_string(world.size) + " ranks",
-           .remedy = "Look at the output of the missing ones; .init_process_group = {.rendezvous_timeout = ...} waits longer"});
+      throw CommError({.place = "rendezvous",
+                       .what = "Not every rank came",
+                       .got = "rank " + list(ranks) + " missing after " +
+                              std::to_string(std::chrono::duration_cast<std::chrono::seconds>(now - start).count()) +
+                              " s",
+                       .expected = std::to_string(world.size) + " ranks",
+                       .remedy = "Look at the output of the missing ones; .init_process_group = {.rendezvous_timeout = "
+                                 "...} waits longer"});
     }
     if (now > complaint) {
       log.warning("waiting for rank " + list(ranks) + " to come");
