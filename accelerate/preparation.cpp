@@ -7,6 +7,7 @@
 #include <functional>
 #include <unordered_set>
 
+#include "accelerate/comm/group_core.h"
 #include "accelerate/optim/move_state.h"
 
 namespace accelerate::internal {
@@ -93,7 +94,7 @@ class Build {
   }
 
  private:
-  /// Asks the models whose parameters `optimizer` has; nothing in one process.
+  /// Asks the group, and the models whose parameters `optimizer` has; nothing in one process.
   std::function<void()> gradient_check(const torch::optim::Optimizer& optimizer) const {
     if (context_.group.size() == 1) return {};
     std::unordered_set<const void*> parameters;
@@ -105,7 +106,8 @@ class Build {
       const auto has = [&](const ParameterRow& row) { return parameters.contains(row.tensor.unsafeGetTensorImpl()); };
       if (std::any_of(model->table().begin(), model->table().end(), has)) models.push_back(model);
     }
-    return [models = std::move(models)] {
+    return [models = std::move(models), group = std::weak_ptr(context_.group.core())] {
+      if (const auto ranks = group.lock()) ranks->require_ranks("optimizer.step");
       for (const auto& weak : models) {
         if (const auto model = weak.lock()) model->before_update();
       }

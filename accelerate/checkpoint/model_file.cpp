@@ -8,6 +8,7 @@
 #include <set>
 
 #include "accelerate/checkpoint/storage.h"
+#include "accelerate/comm/group_core.h"
 #include "accelerate/comm/objects.h"
 #include "accelerate/core/error.h"
 #include "accelerate/strategy/strategy.h"
@@ -76,7 +77,8 @@ std::vector<Target> targets_of(const std::vector<ShardedTensor>& tensors) {
 
 namespace {
 
-void write_file(const std::vector<Target>& targets, const StorageFormat& format, const std::string& path) {
+void write_file(const std::vector<Target>& targets, const Group& group, const StorageFormat& format,
+                const std::string& path) {
   StorageLayout layout{.entries = {}, .metadata = {{"format", "pt"}}};
   for (const Target& target : targets) {
     layout.entries.push_back({target.names.front(), target.tensor.local.scalar_type(), target.tensor.global_shape});
@@ -86,6 +88,8 @@ void write_file(const std::vector<Target>& targets, const StorageFormat& format,
     const at::Tensor dense = target.tensor.local.detach().cpu().contiguous();
     writer->write(target.names.front(), target.tensor.held.begin * dense.element_size(), bytes_of(dense));
   }
+  // Not before: the device may have been let go of in the middle of an exchange while the host waited for its tensors.
+  if (group.core() != nullptr) group.core()->require_ranks("save_model");
   writer->commit();
 }
 
@@ -98,7 +102,7 @@ void write_model(const Strategy& strategy, const Group& group, const StorageForm
   std::string told;
   if (group.rank() == 0) {
     try {
-      write_file(targets_of(collector.tensors), format, path);
+      write_file(targets_of(collector.tensors), group, format, path);
     } catch (const std::exception& error) {
       failure = std::current_exception();
       told = error.what();

@@ -210,6 +210,11 @@ void GroupCore::rethrow(const char* operation, std::exception_ptr error) const {
   std::rethrow_exception(error);
 }
 
+void GroupCore::require_ranks(const char* operation) const {
+  const auto lost = setup_.liveness ? setup_.liveness->lost() : std::nullopt;
+  if (lost) throw setup_.liveness->error({.name = operation, .start = Clock::now()}, *lost);
+}
+
 std::shared_ptr<GroupCore> GroupCore::split(int64_t color) {
   at::Tensor colors = at::empty({setup_.size}, at::kLong);
   at::Tensor mine = at::full({1}, color, at::kLong);

@@ -59,6 +59,9 @@ class GroupCore {
   Started start(const char* operation, const Starter& starter);
 
   std::shared_ptr<GroupCore> split(int64_t color);
+  /// Throws CommError if a rank is lost. For what exchanges nothing, and may have got what an aborted transport left in
+  /// memory.
+  void require_ranks(const char* operation) const;
   /// This rank takes part in nothing any more.
   void leave(const std::string& why) noexcept;
   /// Rethrows `error` of something that ran collectives inside (autograd) as CommError if a rank is lost.

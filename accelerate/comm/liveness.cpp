@@ -16,6 +16,9 @@ namespace {
 /// Added to a rank's heartbeats when it says goodbye.
 constexpr int64_t kGoodbye = int64_t{1} << 40;
 
+/// How long the end of a group waits for threads that a store or a transport may hold for ever.
+constexpr std::chrono::seconds kFarewell{3};
+
 std::string seconds(std::chrono::duration<double> duration) {
   char text[32];
   std::snprintf(text, sizeof text, "%.1f s", duration.count());
@@ -34,7 +37,7 @@ CommError error_of(const Liveness::Place& place, const Operation& operation, con
 
 }  // namespace
 
-struct Liveness::State {
+struct Liveness::State : std::enable_shared_from_this<State> {
   State(c10::intrusive_ptr<c10d::Store> s, Place p, Log l, LivenessRules r)
       : store(std::move(s)), place(p), log(std::move(l)), rules(r) {}
 
@@ -46,7 +49,7 @@ struct Liveness::State {
 
   mutable std::mutex mutex;
   mutable std::condition_variable changed;
-  bool stopping = false, talking = true, gave_up = false;
+  bool stopping = false, talking = true, watching = true, acting = false, gave_up = false;
   std::optional<std::string> farewell;
   std::optional<std::string> lost;
   std::map<int, std::string> left;  ///< ranks that said goodbye, and why
@@ -61,9 +64,26 @@ struct Liveness::State {
       if (lost || stopping) return;
       lost = text;
       actions = on_lost;
+      acting = !actions.empty();
     }
     changed.notify_all();
-    for (const auto& action : actions) action();
+    if (actions.empty()) return;
+    // A transport may take for ever to abort, and the clock has to be watched meanwhile.
+    std::thread([self = shared_from_this(), actions = std::move(actions)] {
+      pthread_setname_np(pthread_self(), "accelerate-lost");
+      for (const auto& action : actions) {
+        try {
+          action();
+        } catch (const std::exception& error) {
+          self->log.warning(std::string("a transport did not abort: ") + error.what());
+        }
+      }
+      {
+        const std::lock_guard lock(self->mutex);
+        self->acting = false;
+      }
+      self->changed.notify_all();
+    }).detach();
   }
 
   // --- the talking thread ---
@@ -309,24 +329,23 @@ void Liveness::watch(const std::shared_ptr<State>& state) {
     }
     lock.lock();
   }
+  s.watching = false;
+  lock.unlock();
+  s.changed.notify_all();
 }
 
 Liveness::~Liveness() {
   leave("its program let go of the group");
-  bool answered = false;
-  {
-    std::unique_lock lock(state_->mutex);
-    answered = state_->changed.wait_for(lock, 4 * state_->rules.interval, [&] { return !state_->talking; });
-    state_->stopping = true;
-  }
-  state_->changed.notify_all();
-  // A store that does not answer would hold its thread for ever; the state belongs to the thread then.
-  if (answered) {
-    state_->talker.join();
-  } else {
-    state_->talker.detach();
-  }
-  state_->watcher.join();
+  State& s = *state_;
+  std::unique_lock lock(s.mutex);
+  const bool talked = s.changed.wait_for(lock, 4 * s.rules.interval, [&] { return !s.talking; });
+  s.stopping = true;
+  s.changed.notify_all();
+  const bool watched = s.changed.wait_for(lock, kFarewell, [&] { return !s.watching; });
+  lock.unlock();
+  // A thread that is held up for ever keeps the state.
+  talked ? s.talker.join() : s.talker.detach();
+  watched ? s.watcher.join() : s.watcher.detach();
 }
 
 void Liveness::leave(const std::string& why) noexcept {
@@ -358,7 +377,8 @@ std::optional<std::string> Liveness::find_lost() const {
 }
 
 bool Liveness::gave_up() const {
-  const std::lock_guard lock(state_->mutex);
+  std::unique_lock lock(state_->mutex);
+  state_->changed.wait_for(lock, kFarewell, [&] { return !state_->acting; });
   return state_->lost || state_->gave_up;
 }
 

@@ -45,9 +45,11 @@ class Liveness {
   /// Waits until `lost()` says something, or as long as it takes to know that it will not. For a transport that failed
   /// and cannot tell why.
   std::optional<std::string> find_lost() const;
-  /// Whether an operation was failed that its transport may still be busy with.
+  /// Whether an operation was failed that its transport may still be busy with. Actions of `on_lost` under way get a
+  /// few seconds to end first: a program that ends in the middle of them may crash.
   bool gave_up() const;
-  /// Called from the watching thread when a rank is lost; transports that block a device abort there.
+  /// Called when a rank is lost, from a thread that nobody waits for longer than that; transports that block a device
+  /// abort there.
   void on_lost(std::function<void()> action);
 
   Operations& operations();

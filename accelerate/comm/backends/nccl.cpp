@@ -1,10 +1,12 @@
 // LibTorch's NCCL: CUDA tensors between GPUs of any hosts. Compiled only where cmake/cuda.cmake finds what it takes.
 #include <ATen/cuda/CUDAContext.h>
+#include <torch/csrc/distributed/c10d/HashStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 
 #include <atomic>
 #include <cstdio>
 #include <map>
+#include <mutex>
 
 #include "accelerate/comm/backend.h"
 #include "accelerate/core/env.h"
@@ -15,6 +17,40 @@ namespace accelerate::internal {
 namespace {
 
 using std::chrono::steady_clock;
+
+/// The ranks' store until they are connected, then one of this process alone: NCCL's watchdog and monitor go on asking
+/// whether another rank wants a dump, and one that asks a store that does not answer holds locks that collectives take.
+class StoreToConnect final : public c10d::Store {
+ public:
+  explicit StoreToConnect(c10::intrusive_ptr<c10d::Store> store) : store_(std::move(store)) {}
+
+  void connected() {
+    const std::lock_guard lock(mutex_);
+    store_ = c10::make_intrusive<c10d::HashStore>();
+  }
+
+  using Store::set;
+  c10::intrusive_ptr<c10d::Store> clone() override { return c10::make_intrusive<StoreToConnect>(now()->clone()); }
+  void set(const std::string& key, const std::vector<uint8_t>& value) override { now()->set(key, value); }
+  std::vector<uint8_t> get(const std::string& key) override { return now()->get(key); }
+  int64_t add(const std::string& key, int64_t value) override { return now()->add(key, value); }
+  bool deleteKey(const std::string& key) override { return now()->deleteKey(key); }
+  bool check(const std::vector<std::string>& keys) override { return now()->check(keys); }
+  int64_t getNumKeys() override { return now()->getNumKeys(); }
+  void wait(const std::vector<std::string>& keys) override { now()->wait(keys); }
+  void wait(const std::vector<std::string>& keys, const std::chrono::milliseconds& timeout) override {
+    now()->wait(keys, timeout);
+  }
+
+ private:
+  c10::intrusive_ptr<c10d::Store> now() {
+    const std::lock_guard lock(mutex_);
+    return store_;
+  }
+
+  std::mutex mutex_;
+  c10::intrusive_ptr<c10d::Store> store_;
+};
 
 class Nccl final : public c10d::ProcessGroupNCCL {
  public:
@@ -95,13 +131,20 @@ MadeBackend make(const BackendContext& context) {
   // NCCL's watchdog ends the process when a collective fails or is given up, before anybody could say why. There is no
   // option for it. 2: it cleans up, and the next collective throws.
   set_unless_set("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2");
+  // Its monitor ends the process as well, after minutes; heartbeats do better.
+  set_unless_set("TORCH_NCCL_ENABLE_MONITORING", "0");
+  set_unless_set("TORCH_NCCL_DUMP_ON_TIMEOUT", "0");
+  // The cache of events belongs to the thread that called first, and works give their events back after its end.
+  set_unless_set("TORCH_NCCL_CUDA_EVENT_CACHE", "0");
   const auto options = c10d::ProcessGroupNCCL::Options::create();
   options->timeout = context.timeout;
   options->group_name = context.group;
-  auto backend = c10::make_intrusive<Nccl>(context.store, context.rank, context.size, options);
+  const auto store = c10::make_intrusive<StoreToConnect>(context.store);
+  auto backend = c10::make_intrusive<Nccl>(store, context.rank, context.size, options);
   backend->setBoundDeviceId(context.device);
   // Now, and not with the first gradient: a rank that cannot connect is found where it belongs.
   backend->eagerConnectSingleDevice(context.device);
+  store->connected();
   return {.backend = std::move(backend), .refusal = {}};
 }
 
