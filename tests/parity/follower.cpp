@@ -1,7 +1,10 @@
 #include "tests/parity/follower.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <map>
+#include <mutex>
 
 namespace parity {
 namespace {
@@ -13,6 +16,35 @@ std::string text(double value) {
 }
 
 std::string text(bool value) { return value ? "true" : "false"; }
+
+/// The largest deviations of this process at first micro-steps and later, by what was computed in.
+class Worst {
+ public:
+  void add(const std::string& computed, bool first, double deviation) {
+    const std::lock_guard lock(mutex_);
+    double& worst = first ? found_[computed].first : found_[computed].second;
+    worst = std::max(worst, deviation);
+  }
+  std::string text() const {
+    const std::lock_guard lock(mutex_);
+    std::string all;
+    for (const auto& [computed, deviations] : found_) {
+      char line[120];
+      std::snprintf(line, sizeof line, "%s%s: %.2g, then %.2g", all.empty() ? "" : "; ", computed.c_str(),
+                    deviations.first, deviations.second);
+      all += line;
+    }
+    return all;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::string, std::pair<double, double>> found_;
+};
+Worst& worst() {
+  static Worst all;
+  return all;
+}
 
 Tolerance tolerance_on(c10::Device device, const Json& configuration) {
   return {configuration.at("dtype"), configuration.at("mixed_precision"), device};
@@ -29,6 +61,9 @@ void Follower::differ(const std::string& what, const std::string& got, const std
 
 void Follower::compare(const std::string& what, double got, double expected) {
   const double tolerance = tolerance_.at(step_);
+  const Json& configuration = trace_.at("configuration");
+  worst().add(configuration.at("mixed_precision") == "bf16" ? "bf16" : configuration.at("dtype"), step_ == 0,
+              Tolerance::deviation(got, expected));
   if (Tolerance::within(tolerance, got, expected)) return;
   differ(what, text(got), text(expected) + " (tolerance " + text(tolerance) + ")");
 }
@@ -122,7 +157,7 @@ void Follower::finished(const std::string& role, const torch::nn::Module& model)
       differ("final state " + role, "no " + key, key);
       continue;
     }
-    const at::Tensor got = state.at(key).detach().to(at::kDouble).flatten().contiguous();
+    const at::Tensor got = state.at(key).detach().cpu().to(at::kDouble).flatten().contiguous();
     if (static_cast<size_t>(got.numel()) != values.size()) {
       differ("size of " + key, std::to_string(got.numel()), std::to_string(values.size()));
       continue;
@@ -135,6 +170,8 @@ void Follower::finished(const std::string& role, const torch::nn::Module& model)
     differ("size of the final state " + role, std::to_string(state.size()), std::to_string(expected.size()));
   }
 }
+
+std::string worst_deviations() { return worst().text(); }
 
 std::string Follower::difference() const {
   if (differs()) return difference_;

@@ -51,4 +51,7 @@ class Follower {
   std::string difference_;
 };
 
+/// How far the replays of this process were from the original at most: at the first micro-step, and later.
+std::string worst_deviations();
+
 }  // namespace parity

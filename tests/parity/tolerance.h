@@ -28,10 +28,11 @@ class Tolerance {
 
   double at(size_t micro_step) const { return micro_step == 0 ? first_ : later_; }
 
-  /// False for NaN.
-  static bool within(double tolerance, double got, double expected) {
-    return std::abs(got - expected) <= tolerance * std::max(1.0, std::abs(expected));
+  static double deviation(double got, double expected) {
+    return std::abs(got - expected) / std::max(1.0, std::abs(expected));
   }
+  /// False for NaN.
+  static bool within(double tolerance, double got, double expected) { return deviation(got, expected) <= tolerance; }
 
  private:
   Tolerance(const std::string& computed, bool on_cpu)
