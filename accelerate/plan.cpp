@@ -192,7 +192,7 @@ DiscoveredWorld resolve_world(const AcceleratorOptions& options, const Environme
                        .what = "It is not clear which rank this process is",
                        .got = ".store without .world",
                        .expected = "both",
-                       .remedy = "Pass .world = {.rank = ..., .size = ...}"});
+                       .remedy = "Pass .world = accelerate::World{.rank = ..., .size = ...}"});
   }
   auto entries = builtin_environments();
   for (const EnvironmentEntry& entry : options.extensions.environments) entries.push_back(entry);
