@@ -178,13 +178,15 @@ def compile_report(bench):
     return '## A user\'s source: `#include "accelerate/accelerate.h"` and nothing else\n\n' + table(["", "median of 5"], rows)
 
 
-def machine(bench, arguments, load_before):
+def machine(bench, arguments, load_before, program="benchmarks/run.py"):
     info = pathlib.Path("/proc/cpuinfo").read_text()
     field = lambda name: (re.search(rf"^{name}\s*: (.*)$", info, re.M) or ["", "unknown"])[1]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cache = (bench.build / "CMakeCache.txt").read_text()
     entry = lambda name: (re.search(rf"^{name}:\w+=(.*)$", cache, re.M) or ["", ""])[1]
-    compiler = output_of([entry("CMAKE_CXX_COMPILER"), "--version"]).splitlines()[0]
+    line = json.loads((bench.build / "compile_commands.json").read_text())[0]["command"]
+    program_of = next(word for word in shlex.split(line) if re.search(r"(clang|g)\+\+[-\d.]*$", word))
+    compiler = output_of([program_of, "--version"]).splitlines()[0]
     simd = [flag for flag in ("avx2", "avx512f", "amx_tile") if re.search(rf"\b{flag}\b", info)]
     versions = "peer: none (no --peer-python, no ACCELERATE_PEER_PYTHON)"
     if arguments.peer_python:
@@ -192,10 +194,10 @@ def machine(bench, arguments, load_before):
         torch, peer, python = output_of([arguments.peer_python, "-c", ask], env=ENVIRONMENT).split()
         versions = f"peer: Python {python}, torch {torch}, Accelerate {peer}"
     load = [load_before, os.getloadavg()[0]]
-    command = ["benchmarks/run.py"] + [f"--rounds {arguments.rounds}", f"--steps {arguments.steps}"]
+    command = [program] + [f"--rounds {arguments.rounds}", f"--steps {arguments.steps}"]
     lines = [
         f"CPU: {field('model name')} (family {field('cpu family')}, model {field('model')}; {', '.join(simd)}), "
-        f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release()}; load before and after: "
+        f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release().split('-')[0]}; load before and after: "
         f"{load[0]:.2f}, {load[1]:.2f}",
         f"ours: commit {commit()}, {compiler}, {entry('CMAKE_BUILD_TYPE')}, LibTorch 2.11.0 (libtorch_cpu and libc10 only)",
         versions,
