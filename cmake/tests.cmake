@@ -13,7 +13,8 @@ foreach(variable
   list(APPEND ACCELERATE_TEST_ENVIRONMENT ${variable}=unset:)
 endforeach()
 if(ACCELERATE_SANITIZE)
-  list(APPEND ACCELERATE_TEST_ENVIRONMENT UBSAN_OPTIONS=set:print_stacktrace=1)
+  list(APPEND ACCELERATE_TEST_ENVIRONMENT UBSAN_OPTIONS=set:print_stacktrace=1
+    "TSAN_OPTIONS=set:suppressions=${PROJECT_SOURCE_DIR}/tests/support/tsan.supp")
 endif()
 
 # accelerate_test_folder(<folder>): its sources and those one folder below make <folder>_tests; every test is a process
