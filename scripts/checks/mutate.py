@@ -21,7 +21,7 @@ TESTS = {
 }
 # What a test may not find in its environment; cmake/tests.cmake does the same for CTest.
 _UNSET = re.compile(r"ACCELERATE_|RANK$|LOCAL_RANK$|WORLD_SIZE$|LOCAL_WORLD_SIZE$|MASTER_")
-# An endless loop is a failure too; the slowest of the three takes a tenth of it.
+# An endless loop is a failure too; the slowest of them takes a tenth of it.
 _SECONDS = 300
 
 
