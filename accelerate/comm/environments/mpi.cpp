@@ -28,6 +28,16 @@ std::optional<std::string> refusal(const Environment& environment) {
   return "OMPI_COMM_WORLD_SIZE, MV2_COMM_WORLD_SIZE and PMI_SIZE are not set";
 }
 
+/// Jobs of one host must not meet: Open MPI names each of them (4: a number, 5: a name space). The others do not.
+int64_t port_of_job(const Environment& environment) {
+  auto job = environment.text("OMPI_MCA_ess_base_jobid");
+  if (!job) job = environment.text("PMIX_NAMESPACE");
+  if (!job) return 29500;
+  uint32_t hash = 2166136261;  // FNV-1a, since neighbours are likely and every rank has to come to the same
+  for (const unsigned char letter : *job) hash = (hash ^ letter) * 16777619;
+  return 20000 + hash % 10000;
+}
+
 Launched launched(const Environment& environment) {
   const Names& names = *flavour(environment);
   World world{.size = *environment.integer(names.size)};
@@ -36,7 +46,8 @@ Launched launched(const Environment& environment) {
   world.local_size = environment.integer(names.local_size).value_or(world.local_rank + 1);
   // MPI gives no address. On one host none is needed; on several somebody has to name the host of rank 0.
   const bool one_host = world.local_size == world.size;
-  return {.world = world, .rendezvous = rendezvous_from(environment, one_host ? "127.0.0.1" : "")};
+  return {.world = world,
+          .rendezvous = rendezvous_from(environment, one_host ? "127.0.0.1" : "", port_of_job(environment))};
 }
 
 }  // namespace
