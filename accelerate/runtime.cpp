@@ -90,7 +90,7 @@ Runtime::Runtime(Plan plan, LogSink sink)
           SyncSchedule::Rule{.num_steps = plan_.accumulation.num_steps,
                              .sync_with_dataloader = plan_.accumulation.sync_with_dataloader},
           active_loaders_)) {
-  if (plan_.device.is_cpu()) keep_freed_memory();
+  keep_freed_memory();
   make_current(plan_.device);
   require_same_plan(group_, plan_.fields);
 }

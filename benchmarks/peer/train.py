@@ -94,7 +94,7 @@ def flags():
 def main():
     arguments = flags()
     torch.set_num_threads(arguments.threads)
-    accelerator = Accelerator(cpu=True)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
     torch.manual_seed(arguments.seed)
     (inputs, labels), net = task(arguments.task, arguments.batch_size)
     data = DataLoader(

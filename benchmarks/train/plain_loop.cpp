@@ -39,7 +39,8 @@ class FusedAdamW {
 };
 
 void train(const Settings& settings, Meter& meter, auto net, const Samples& samples) {
-  const c10::Device device(torch::cuda::is_available() ? c10::kCUDA : c10::kCPU);
+  const c10::Device device = plain_device();
+  const c10::DeviceGuard current(device);
   net->to(device);
   FusedAdamW optimizer(net->parameters());
   auto generator = at::detail::createCPUGenerator(settings.seed);

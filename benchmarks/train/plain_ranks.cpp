@@ -18,21 +18,34 @@ std::string variable(const char* name, const char* otherwise) {
   return value == nullptr ? otherwise : value;
 }
 
-c10::intrusive_ptr<c10d::ProcessGroup> connect(int rank, int size) {
+c10::intrusive_ptr<c10d::ProcessGroup> connect(int rank, int size, c10::Device device) {
   c10d::TCPStoreOptions store_options;
   store_options.port = static_cast<uint16_t>(std::stoi(variable("MASTER_PORT", "29500")));
   store_options.isServer = rank == 0 && variable("TORCHELASTIC_USE_AGENT_STORE", "False") != "True";
   const auto tcp = c10::make_intrusive<c10d::TCPStore>(variable("MASTER_ADDR", "127.0.0.1"), store_options);
   const auto store = c10::make_intrusive<c10d::PrefixStore>("plain", tcp);
   auto group = c10::make_intrusive<c10d::ProcessGroup>(store, rank, size);
-  const auto options = c10d::ProcessGroupGloo::Options::create_default();
   using Kind = c10d::ProcessGroup::BackendType;
+#ifdef BENCHMARK_WITH_CUDA
+  if (device.is_cuda()) {
+    group->setBackend(c10::kCUDA, Kind::NCCL, plain_nccl(store, rank, size));
+    group->setDefaultBackend(Kind::NCCL);
+    return group;
+  }
+#endif
+  TORCH_CHECK(device.is_cpu(), "this build has no NCCL");
+  const auto options = c10d::ProcessGroupGloo::Options::create_default();
   group->setBackend(c10::kCPU, Kind::GLOO, c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, size, options));
   group->setDefaultBackend(Kind::GLOO);
   return group;
 }
 
 }  // namespace
+
+c10::Device plain_device() {
+  if (!torch::cuda::is_available()) return c10::kCPU;
+  return {c10::kCUDA, static_cast<c10::DeviceIndex>(std::stoi(variable("LOCAL_RANK", "0")))};
+}
 
 struct PlainRanks::Connected {
   c10::intrusive_ptr<c10d::ProcessGroup> group;
@@ -44,7 +57,7 @@ PlainRanks::PlainRanks(const std::vector<at::Tensor>& parameters)
     : rank_(std::stoi(variable("RANK", "0"))), size_(std::stoi(variable("WORLD_SIZE", "1"))) {
   if (size_ == 1) return;
   connected_ = std::make_unique<Connected>();
-  connected_->group = connect(static_cast<int>(rank_), static_cast<int>(size_));
+  connected_->group = connect(static_cast<int>(rank_), static_cast<int>(size_), parameters.front().device());
   std::vector<at::Tensor> values;
   for (const at::Tensor& parameter : parameters) values.push_back(parameter.detach());
   c10d::broadcast_coalesced(connected_->group, values, 250 << 20);

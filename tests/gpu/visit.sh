@@ -19,6 +19,7 @@ pack() {
     [ -e "$build/$program" ] || continue
     strip -o "$folder/${program##*/}" "$build/$program"
   done
+  if command -v gcc >/dev/null; then gcc -O1 -shared -fPIC -o "$folder/stacks.so" "${0%/*}/stacks.c"; fi
   du -sh "$folder"
 }
 
@@ -28,31 +29,53 @@ step() {
   shift 2
   echo "=== $name: $*"
   timeout --kill-after=10 "$limit" "$@" >"$logs/$name.log" 2>&1 || status=$?
-  tail -n 60 "$logs/$name.log"
+  tail -n 100 "$logs/$name.log"
   summary+=("$([ $status = 0 ] && echo ok || echo "FAILED ($status)") $name, $((SECONDS - start)) s")
   [ $status = 0 ] || failed=1
 }
 
 # lost <digits> <rank> <signal>: two ranks without a launcher; one gets the signal in the middle of training, the other
-# has to end within 30 s, and say which rank was lost.
+# has to end within 30 s, and say which rank was lost. One that has not after 40 s says where its threads are.
 lost() {
   local digits=$1 victim=$2 signal=$3 rank status=0 since port=$((20000 + RANDOM % 10000))
-  local ranks=() other=$((1 - victim)) work
+  local ranks=() other=$((1 - victim)) stacks=${digits%/*}/stacks.so work
   work=$(mktemp -d)
   for rank in 0 1; do
     RANK=$rank LOCAL_RANK=$rank WORLD_SIZE=2 LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
-      "$digits" --epochs 100000 --out "$work/out" >"$work/$rank" 2>&1 &
+      LD_PRELOAD=$([ -e "$stacks" ] && echo "$stacks") "$digits" --epochs 100000 --out "$work/out" >"$work/$rank" 2>&1 &
     ranks+=($!)
   done
   until grep -q 'epoch  *2/' "$work/0"; do sleep 0.2; done
   kill "-$signal" "${ranks[$victim]}"
   since=$SECONDS
+  while [ $((SECONDS - since)) -lt 40 ] && kill -0 "${ranks[$other]}" 2>/dev/null; do sleep 0.5; done
+  if kill -0 "${ranks[$other]}" 2>/dev/null; then
+    if [ -e "$stacks" ]; then
+      kill -USR1 "${ranks[$other]}"
+      sleep 5
+    fi
+    kill -KILL "${ranks[$other]}"
+  fi
   wait "${ranks[$other]}" || status=$?
   echo "rank $other ended with $status after $((SECONDS - since)) s:"
   grep -v '^epoch' "$work/$other" || true
   kill -KILL "${ranks[@]}" 2>/dev/null || true
   if [ "$status" = 0 ] || [ $((SECONDS - since)) -gt 30 ] || ! grep -qi "rank $victim" "$work/$other"; then
     return 1
+  fi
+}
+
+# The same task through the Python original, where it is installed.
+peer() {
+  local python=$1 gpus=$2 program=${0%/*}/../../benchmarks/peer/train.py
+  if ! "$python" -c 'import accelerate' 2>/dev/null; then
+    summary+=("left out: the peer, since that Python has no accelerate")
+    return
+  fi
+  local mlp=("$program" --task mlp --batch-size 64 --steps 1200 --warmup 200)
+  step mlp-peer 90 "$python" "${mlp[@]}"
+  if [ "$gpus" -gt 1 ]; then
+    step mlp-of-2-peer 90 "$python" -m torch.distributed.run --standalone --nproc-per-node 2 "${mlp[@]}"
   fi
 }
 
@@ -66,10 +89,12 @@ print(":".join([site + "/torch/lib"] + sorted(glob.glob(site + "/nvidia/*/lib"))
   export LD_LIBRARY_PATH OMP_NUM_THREADS=4
   nvidia-smi -L
   gpus=$(nvidia-smi -L | wc -l)
+  local with=(env) stacks="$folder/stacks.so" round
+  if [ -e "$stacks" ]; then with+=("LD_PRELOAD=$stacks"); fi
   if [ "$gpus" -gt 1 ]; then
-    step tests 420 "$folder/gpu_tests" --gtest_brief=1
+    step tests 420 "${with[@]}" "$folder/gpu_tests" --gtest_brief=1
   else
-    step tests 300 "$folder/gpu_tests" --gtest_brief=1
+    step tests 300 "${with[@]}" "$folder/gpu_tests" --gtest_brief=1
   fi
   step digits 60 "$folder/digits" --out "$logs/digits"
   step digits-bf16 60 "$folder/digits" --out "$logs/digits" --mixed-precision bf16
@@ -86,9 +111,17 @@ print(":".join([site + "/torch/lib"] + sorted(glob.glob(site + "/nvidia/*/lib"))
     done
   fi
   if [ -e "$folder/train" ]; then
-    for way in "" --plain; do
-      step "mlp${way/--/-}" 60 "$folder/train" --task mlp --batch-size 64 --steps 1200 --warmup 200 $way
+    local mlp=("$folder/train" --task mlp --batch-size 64 --steps 1200 --warmup 200)
+    # Twice: two runs of one program differ as well.
+    for round in 1 2; do
+      step "mlp-$round" 60 "${mlp[@]}"
+      step "mlp-plain-$round" 60 "${mlp[@]}" --plain
+      if [ -e "$folder/accelerate-cpp" ] && [ "$gpus" -gt 1 ]; then
+        step "mlp-of-2-$round" 60 "$folder/accelerate-cpp" launch --num-processes 2 "${mlp[@]}"
+        step "mlp-of-2-plain-$round" 60 "$folder/accelerate-cpp" launch --num-processes 2 "${mlp[@]}" --plain
+      fi
     done
+    peer "$python" "$gpus"
   fi
   rm -rf "$logs/digits"
   printf '%s\n' "--- summary" "${summary[@]}"
