@@ -87,6 +87,14 @@ Connected connect(const GroupSetup& setup, c10::DeviceType type) {
                      .remedy = "Leave .backend unset, or build with -DACCELERATE_CUDA=ON for CUDA tensors"});
 }
 
+/// Whether one of `backends`, which the host program chose, is a transport of ours for the CPU that compares nothing.
+bool uses_unchecked(const std::string& backends) {
+  const auto entries = builtin_backends();
+  return std::any_of(entries.begin(), entries.end(), [&](const BackendEntry& entry) {
+    return entry.device_type == c10::kCPU && !entry.compares_calls && backends.find(entry.name) != std::string::npos;
+  });
+}
+
 /// Whether the transport failed, as opposed to refusing its arguments.
 bool is_transport_failure(const std::exception_ptr& error) {
   try {
@@ -122,7 +130,8 @@ GroupCore::GroupCore(GroupSetup setup)
   for (const c10::DeviceType type : types) {
     const auto [backend, name, compares_calls] = connect(setup_, type);
     using Kind = c10d::ProcessGroup::BackendType;
-    const Kind kind = name == "cuda:nccl" ? Kind::NCCL : name == "cpu:gloo" ? Kind::GLOO : Kind::CUSTOM;
+    // c10d keeps one transport a kind, so that each type of device needs a kind of its own.
+    const Kind kind = type == c10::kCPU ? Kind::CUSTOM : Kind::NCCL;
     group_->setBackend(type, kind, backend);
     group_->setDefaultBackend(kind);
     backends_ += (backends_.empty() ? "" : ",") + name;
@@ -138,7 +147,7 @@ GroupCore::GroupCore(c10::intrusive_ptr<c10d::ProcessGroup> group, Log log)
     : setup_{.store = group->getStore(), .rank = group->getRank(), .size = group->getSize(), .log = std::move(log)},
       group_(std::move(group)),
       backends_(group_->getBackendName()),
-      needs_comparison_(backends_.find("gloo") != std::string::npos) {}
+      needs_comparison_(uses_unchecked(backends_)) {}
 
 GroupCore::~GroupCore() {
   // Gloo's destructor waits for what is in progress, which never ends once a rank is gone.
