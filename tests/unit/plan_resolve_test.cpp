@@ -44,6 +44,7 @@ TEST(Resolve, EveryFieldSaysWhereItCameFrom) {
             "num_processes                  1            (environment kind \"single\")\n"
             "process_index                  0            (environment kind \"single\")\n"
             "local_process_index            0            (environment kind \"single\")\n"
+            "local_num_processes            1            (environment kind \"single\")\n"
             "device                         cpu          (default)\n"
             "strategy                       single       (applies to 1 process)\n"
             "mixed_precision                no           (default)\n"
@@ -114,8 +115,25 @@ TEST(Resolve, TheSameInputsGiveTheSamePlan) {
   EXPECT_EQ(plan_of(options).fields.text(), plan_of(options).fields.text());
 }
 
+TEST(Resolve, HowLoadersShareDataIsTheArgument) {
+  const AcceleratorOptions ragged{.dataloader_config = DataLoaderConfiguration{.even_batches = false}};
+  EXPECT_FALSE(plan_of(ragged).data.even_batches);
+  EXPECT_FALSE(plan_of(ragged).data.split_batches);
+  EXPECT_EQ(plan_of(ragged).fields.at("even_batches").value, "false");
+  EXPECT_EQ(plan_of(ragged).fields.at("split_batches").source, "argument");
+  EXPECT_TRUE(plan_of().data.even_batches);
+}
+
+TEST(Resolve, DebugModeIsAVariable) {
+  EXPECT_FALSE(plan_of().debug);
+  EXPECT_TRUE(plan_of({}, {{"ACCELERATE_DEBUG_MODE", "true"}}).debug);
+  EXPECT_EQ(plan_of({}, {{"ACCELERATE_DEBUG_MODE", "true"}}).fields.at("debug").source,
+            "environment ACCELERATE_DEBUG_MODE");
+  EXPECT_THROW(plan_of({}, {{"ACCELERATE_DEBUG_MODE", "perhaps"}}), ConfigError);
+}
+
 TEST(Resolve, VariablesOfNobodysConcernChangeNothing) {
-  const Variables noise{{"ACCELERATE_SOMETHING", "1"}, {"RANK", "0"}, {"PATH", "/bin"}, {"WORLD_SIZE", "1"}};
+  const Variables noise{{"ACCELERATE_SOMETHING", "1"}, {"PATH", "/bin"}, {"OMP_NUM_THREADS", "4"}};
   EXPECT_EQ(plan_of({}, noise).fields.text(), plan_of().fields.text());
 }
 
@@ -218,16 +236,16 @@ TEST(ResolveErrors, EnginesOfTheOriginalsLauncher) {
   }
 }
 
-TEST(ResolveErrors, ALauncherThatStartedSeveralProcesses) {
+TEST(ResolveErrors, ALauncherThatSaidNoAddress) {
   EXPECT_THAT(
       [] {
         plan_of({}, {{"WORLD_SIZE", "4"}, {"RANK", "1"}});
       },
-      ThrowsError<ConfigError>({.place = "environment",
-                                .what = "No known way of starting processes",
-                                .got = "single: a launcher set WORLD_SIZE=4",
-                                .expected = "one process",
-                                .remedy = "Start the program without a launcher"}));
+      ThrowsError<ConfigError>({.place = "environment \"torchrun\"",
+                                .what = "The processes have no place to meet",
+                                .got = "4 processes and no MASTER_ADDR",
+                                .expected = "an address that every process can reach",
+                                .remedy = "export MASTER_ADDR="}));
 }
 
 }  // namespace
