@@ -5,7 +5,11 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <exception>
+#include <functional>
+#include <future>
 #include <thread>
+#include <utility>
 
 #include "accelerate/core/error.h"
 
@@ -127,32 +131,93 @@ void wait_for_all(c10d::Store& store, const World& world, std::chrono::milliseco
   }
 }
 
-Meeting join(const World& world, c10::intrusive_ptr<c10d::Store> store, const std::string& prefix,
+/// The store, as far as this rank came, for a rank that gives up. The one that serves it waits a moment for the others
+/// to see the same, which they cannot without it.
+void give_up(c10d::Store& store, const World& world, bool serves) {
+  const int64_t came = world.size - static_cast<int64_t>(missing(store, world.size).size());
+  store.add("gave_up", 1);
+  const auto end = Clock::now() + std::chrono::seconds(1);
+  while (serves && store.add("gave_up", 0) < came && Clock::now() < end) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+CommError broken_off(const Meeting& meeting, const World& world, const std::string& reason) {
+  return CommError({.place = "rendezvous",
+                    .what = meeting.store_server + " is lost: the store where the ranks meet broke off",
+                    .got = reason.substr(0, reason.find('\n')) + " on rank " + std::to_string(world.rank),
+                    .expected = "it to stay until all " + std::to_string(world.size) + " ranks have come",
+                    .remedy = "Look for the cause in its output, then start all ranks again"});
+}
+
+/// Fills in the store. Several Accelerators may meet in one, one after another: the n-th of every rank belong together.
+Meeting join(Meeting meeting, const World& world, c10::intrusive_ptr<c10d::Store> store, const std::string& prefix,
              std::chrono::milliseconds timeout, const Log& log) {
-  // Several Accelerators may meet in one store, one after another: the n-th of every rank belong together.
-  const auto run = c10::make_intrusive<c10d::PrefixStore>("accelerate" + prefix, std::move(store));
-  claim_rank(*run, world);
-  const int64_t turn = run->add("accelerators/" + std::to_string(world.rank), 1);
-  auto own = c10::make_intrusive<c10d::PrefixStore>(std::to_string(turn), run);
-  own->set("size/" + std::to_string(world.rank), std::to_string(world.size));
-  wait_for_all(*own, world, timeout, log);
-  return {.store = own};
+  try {
+    const auto run = c10::make_intrusive<c10d::PrefixStore>("accelerate" + prefix, std::move(store));
+    claim_rank(*run, world);
+    const int64_t turn = run->add("accelerators/" + std::to_string(world.rank), 1);
+    meeting.store = c10::make_intrusive<c10d::PrefixStore>(std::to_string(turn), run);
+    meeting.store->set("size/" + std::to_string(world.rank), std::to_string(world.size));
+    try {
+      wait_for_all(*meeting.store, world, timeout, log);
+    } catch (const Error&) {
+      give_up(*meeting.store, world, meeting.serves_store);
+      throw;
+    }
+    return meeting;
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw broken_off(meeting, world, error.what());
+  }
+}
+
+/// A program on that port that is no store, or a rank 0 that stands still, takes connections and never answers; nothing
+/// in a TCPStore ends such a wait. The thread keeps what it needs.
+Meeting within(std::chrono::milliseconds limit, const std::function<Meeting()>& meet,
+               const std::function<CommError()>& no_answer) {
+  std::promise<Meeting> promise;
+  std::future<Meeting> met = promise.get_future();
+  std::thread thread([meet, promise = std::move(promise)]() mutable {
+    pthread_setname_np(pthread_self(), "accelerate-meet");
+    try {
+      promise.set_value(meet());
+    } catch (...) {
+      promise.set_exception(std::current_exception());
+    }
+  });
+  if (met.wait_for(limit) == std::future_status::ready) {
+    thread.join();
+    return met.get();
+  }
+  thread.detach();
+  throw no_answer();
 }
 
 }  // namespace
 
 Meeting meet(const World& world, const Rendezvous& rendezvous, std::chrono::milliseconds timeout, const Log& log) {
   const bool serves = rendezvous.file.empty() && !rendezvous.served && world.rank == 0;
-  Meeting meeting = join(world, open(world, rendezvous, timeout),
-                         rendezvous.prefix.empty() ? "" : "/" + rendezvous.prefix, timeout, log);
-  meeting.serves_store = serves;
-  meeting.store_server = !rendezvous.file.empty() ? "The file system" : rendezvous.served ? "The launcher" : "Rank 0";
-  return meeting;
+  const char* server = !rendezvous.file.empty() ? "The file system" : rendezvous.served ? "The launcher" : "Rank 0";
+  // What waits on its own is over by then and can say more.
+  const auto limit = timeout + std::chrono::seconds(5);
+  return within(
+      limit,
+      [=] {
+        return join({.store = {}, .serves_store = serves, .store_server = server}, world,
+                    open(world, rendezvous, timeout), rendezvous.prefix.empty() ? "" : "/" + rendezvous.prefix, timeout,
+                    log);
+      },
+      [&] {
+        return unreachable(world, rendezvous,
+                           "a connection, and no answer for " + std::to_string(limit.count() / 1000) + " s");
+      });
 }
 
 Meeting meet(const World& world, c10::intrusive_ptr<c10d::Store> store, std::chrono::milliseconds timeout,
              const Log& log) {
-  return join(world, std::move(store), "", timeout, log);
+  return join({}, world, std::move(store), "", timeout, log);
 }
 
 }  // namespace accelerate::internal
