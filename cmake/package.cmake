@@ -9,7 +9,8 @@ set(private_headers plan.h plan_agreement.h plan_device.h preparation.h runtime.
   comm/backends/shm/arguments.h comm/backends/shm/call.h comm/backends/shm/exchange.h comm/backends/shm/fence.h
   comm/backends/shm/peers.h comm/backends/shm/reduce_kernels.h comm/backends/shm/segment.h
   comm/backends/shm/shm_backend.h comm/backends/shm/staged.h
-  comm/backend.h comm/connect.h comm/group_core.h comm/liveness.h comm/liveness_rules.h comm/meeting.h comm/operations.h
+  comm/address.h comm/backend.h comm/connect.h comm/group_core.h comm/liveness.h comm/liveness_rules.h comm/meeting.h
+  comm/operations.h
   optim/fused_update.h optim/move_state.h optim/update.h
   strategy/replicated.h
   strategy/ddp/errors.h strategy/ddp/gradient_reducer.h strategy/ddp/reducer_group.h strategy/ddp/same_model.h

@@ -4,6 +4,7 @@
 # processes, and the master's name is localhost.
 #
 #   kubernetes.sh [PROGRAM]
+# shellcheck disable=SC2154  # runs.sh sets digits, folder, limit, root
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 . "$(dirname "${BASH_SOURCE[0]}")/runs.sh"
 

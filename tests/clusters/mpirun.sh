@@ -3,6 +3,7 @@
 #
 #   mpirun.sh [PROGRAM]          both, with two jobs side by side and with a rank killed
 #   mpirun.sh PROGRAM --quick    two ranks under the first one found
+# shellcheck disable=SC2154  # runs.sh sets digits, folder, limit, root
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 . "$(dirname "${BASH_SOURCE[0]}")/runs.sh"
 

@@ -3,6 +3,7 @@
 # again (Debian: slurm-wlm and munge; root).
 #
 #   slurm.sh [PROGRAM]
+# shellcheck disable=SC2154  # runs.sh sets digits, folder, limit, root
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 . "$(dirname "${BASH_SOURCE[0]}")/runs.sh"
 PATH="$PATH:/usr/sbin:/sbin"

@@ -2,6 +2,7 @@
 # The example started by PyTorch's torchrun: the one in PATH, or the one that TORCHRUN names.
 #
 #   TORCHRUN=.../bin/torchrun torchrun.sh [PROGRAM]
+# shellcheck disable=SC2154  # runs.sh sets digits, folder, limit, root
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 . "$(dirname "${BASH_SOURCE[0]}")/runs.sh"
 torchrun="${TORCHRUN:-torchrun}"
