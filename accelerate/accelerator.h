@@ -40,9 +40,9 @@ struct AutocastOptions {
 /// Source: `accelerate.Accelerator`.
 class Accelerator {
  public:
-  /// Opens no socket, thread or file. On the CPU it has the C library keep the memory that a step frees for the next
-  /// one (core/heap.h), which holds for the whole process. Throws ConfigError for options or environment variables that
-  /// cannot be met.
+  /// In one process opens no socket, thread or file; several meet here, and all of them have to come. On the CPU it has
+  /// the C library keep the memory that a step frees for the next one (core/heap.h), which holds for the whole process.
+  /// Throws ConfigError for options or environment variables that cannot be met, CommError for ranks that do not come.
   explicit Accelerator(AcceleratorOptions options = {});
   /// Ends training if that has not happened.
   ~Accelerator();

@@ -194,9 +194,9 @@ DiscoveredWorld resolve_world(const AcceleratorOptions& options, const Environme
                        .expected = "both",
                        .remedy = "Pass .world = accelerate::World{.rank = ..., .size = ...}"});
   }
-  auto entries = builtin_environments();
-  for (const EnvironmentEntry& entry : options.extensions.environments) entries.push_back(entry);
-  return discover_world(std::move(entries), environment);
+  Registry<EnvironmentEntry> known("environment", builtin_environments());
+  for (const EnvironmentEntry& entry : options.extensions.environments) known.add(entry);
+  return discover_world(known.all(), environment);
 }
 
 }  // namespace

@@ -48,6 +48,7 @@ Group connect(const Connection& connection, const Log& log) {
                                                       .device = connection.device,
                                                       .backend = connection.backend,
                                                       .timeout = connection.timeout,
+                                                      .one_host = world.local_size == world.size,
                                                       .liveness = liveness,
                                                       .log = log}));
 }

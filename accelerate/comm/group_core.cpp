@@ -78,7 +78,9 @@ Connected connect(const GroupSetup& setup, c10::DeviceType type) {
                     .lost = [liveness = setup.liveness] { return liveness ? liveness->lost() : std::nullopt; }});
     if (made.backend) return {made.backend, device_name(type) + ":" + entry.name, entry.compares_calls};
     refusals += (refusals.empty() ? "" : "; ") + entry.name + ": " + made.refusal;
-    if (!wanted && setup.rank == 0) setup.log.info("the ranks do not use " + entry.name + ": " + made.refusal);
+    if (wanted || setup.rank != 0) continue;
+    const std::string line = "the ranks do not use " + entry.name + ": " + made.refusal;
+    setup.one_host ? setup.log.warning(line) : setup.log.info(line);
   }
   throw ConfigError({.place = "init_process_group",
                      .what = "No backend connects the ranks for " + device_name(type) + " tensors",

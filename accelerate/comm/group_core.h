@@ -23,6 +23,7 @@ struct GroupSetup {
   std::optional<std::string> backend = {};  ///< "gloo", "cpu:gloo,cuda:nccl"; unset: the best that connects
   std::chrono::milliseconds timeout{std::chrono::minutes(30)};
   std::string name = "world";
+  bool one_host = false;  ///< as the launcher says: a transport for one host that does not work is worth a line
   std::shared_ptr<Liveness> liveness;
   Log log;
 };
