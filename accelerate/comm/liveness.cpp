@@ -280,7 +280,7 @@ void Liveness::talk(const std::shared_ptr<State>& state) {
       s.contact = Clock::now();
       const bool all_left = static_cast<int>(s.left.size()) == s.place.size;
       const bool heard = Clock::now() - goodbye_at > 2 * s.rules.interval;
-      if (said_goodbye && (!s.place.serves_store || all_left || s.lost || heard)) break;
+      if (said_goodbye && (!s.place.serves_store || all_left || heard)) break;
       const auto pause = said_goodbye ? std::chrono::milliseconds(20) : s.rules.interval;
       s.changed.wait_for(lock, pause, [&] { return s.farewell && !said_goodbye; });
     }

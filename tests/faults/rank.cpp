@@ -26,6 +26,9 @@ struct Fault {
   int64_t step = 3;
 };
 
+/// In one piece: the ranks of a launch share their output.
+void say(const std::string& line) { std::cerr << line + "\n"; }
+
 accelerate::AcceleratorOptions options_for(const Fault& fault, int64_t rank) {
   const bool mine = rank == fault.rank;
   accelerate::AcceleratorOptions options{
@@ -51,7 +54,7 @@ void strike(const std::string& fault, accelerate::Accelerator& accelerator) {
   if (fault == "quick_exit") ::_exit(0);
   if (fault == "ended_early") {
     accelerator.end_training();
-    std::cerr << "rank " << accelerator.process_index() << " ended early\n";
+    say("rank " + std::to_string(accelerator.process_index()) + " ended early");
     std::exit(0);
   }
   if (fault == "slow") std::this_thread::sleep_for(2500ms);
@@ -100,7 +103,7 @@ void train(const Fault& fault, int64_t rank) {
   }
   accelerator.wait_for_everyone();
   accelerator.end_training();
-  std::cerr << "rank " << rank << " trained\n";
+  say("rank " + std::to_string(rank) + " trained");
 }
 
 }  // namespace
@@ -115,7 +118,7 @@ int main(int argc, char** argv) {
   try {
     train(fault, rank);
   } catch (const std::exception& error) {
-    std::cerr << "error on rank " << rank << ": " << error.what() << "\n";
+    say("error on rank " + std::to_string(rank) + ": " + error.what());
     return 1;
   }
 }

@@ -53,6 +53,16 @@ std::string error_of(const Waiting& waiting) {
   }
 }
 
+/// A store whose server goes away.
+class BreakingStore final : public c10d::HashStore {
+ public:
+  int64_t add(const std::string& key, int64_t value) override {
+    if (broken) throw std::runtime_error("Connection was closed\nframe #0");
+    return HashStore::add(key, value);
+  }
+  std::atomic<bool> broken = false;
+};
+
 TEST(Liveness, ARankWithoutASignOfLifeIsLostToEverybody) {
   const Store store = c10::make_intrusive<c10d::HashStore>();
   const auto first = rank(0, 4, store, kHasty), second = rank(1, 4, store, kHasty);
@@ -64,6 +74,19 @@ TEST(Liveness, ARankWithoutASignOfLifeIsLostToEverybody) {
   EXPECT_THAT(second->find_lost().value_or(""), MatchesRegex("Rank [23] is lost: .*"));
   told.get_future().wait();
   EXPECT_TRUE(first->gave_up());
+}
+
+// Who serves the store has told why it ends before it takes the store away.
+TEST(Liveness, TheServerOfTheStoreStaysUntilTheOthersHaveHeard) {
+  constexpr LivenessRules kRare{.interval = 100ms, .silence = 500ms, .stuck = 20ms, .slow = 60s};
+  const auto store = c10::make_intrusive<BreakingStore>();
+  const auto third = rank(2, 3, store, kRare);
+  {
+    const auto first = rank(0, 3, store, kRare);
+    EXPECT_THAT(first->find_lost().value_or(""), StartsWith("Rank 1 is lost: no sign of life for "));
+  }
+  store->broken = true;
+  EXPECT_THAT(third->find_lost().value_or(""), StartsWith("Rank 1 is lost: no sign of life for "));
 }
 
 TEST(Liveness, RanksThatBeatAreNotLost) {
@@ -160,16 +183,6 @@ TEST(Liveness, ASlowRankIsNamedInOneLine) {
   ASSERT_EQ(said.size(), 1U);
   EXPECT_THAT(said[0], MatchesRegex(".*waiting for [0-9.]+ s in barrier; not there yet: rank 1"));
 }
-
-/// A store whose server goes away.
-class BreakingStore final : public c10d::HashStore {
- public:
-  int64_t add(const std::string& key, int64_t value) override {
-    if (broken) throw std::runtime_error("Connection was closed\nframe #0");
-    return HashStore::add(key, value);
-  }
-  std::atomic<bool> broken = false;
-};
 
 TEST(Liveness, AStoreThatBreaksOffTakesItsServerForLost) {
   const auto store = c10::make_intrusive<BreakingStore>();
