@@ -17,11 +17,11 @@ namespace accelerate::internal {
 /// What connecting the ranks of a world takes.
 struct Connection {
   World world;
-  Rendezvous rendezvous;
-  StoreHandle store;                 ///< instead of a rendezvous
-  ProcessGroupHandle process_group;  ///< instead of both
+  Rendezvous rendezvous = {};
+  StoreHandle store = {};                 ///< instead of a rendezvous
+  ProcessGroupHandle process_group = {};  ///< instead of both
   c10::Device device{c10::kCPU};
-  std::optional<std::string> backend;
+  std::optional<std::string> backend = {};
   std::chrono::milliseconds timeout{};
   std::chrono::milliseconds rendezvous_timeout{};
   LivenessRules liveness = {};

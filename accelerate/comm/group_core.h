@@ -24,7 +24,7 @@ struct GroupSetup {
   std::chrono::milliseconds timeout{std::chrono::minutes(30)};
   std::string name = "world";
   bool one_host = false;  ///< as the launcher says: a transport for one host that does not work is worth a line
-  std::shared_ptr<Liveness> liveness;
+  std::shared_ptr<Liveness> liveness = {};
   Log log;
 };
 
