@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What every rank and the launcher say for each fault, as a Markdown table on standard output.
 
-    tests/faults/table.py <build folder>
+    tests/faults/table.py <build folder> [<fault>...]
 
 Runs faults_rank twice for every fault and transport: with torchrun's variables, and through accelerate-cpp launch.
 """
@@ -84,7 +84,7 @@ def by_hand(program, fault, ranks, faulty, backend):
     taken = None
     port = free_port()
     if fault == "port_taken":
-        taken = socket.create_server(("::", 0), family=socket.AF_INET6)
+        taken = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
         port = taken.getsockname()[1]
     processes = []
     for rank in range(ranks):
@@ -108,6 +108,8 @@ def main():
     build = pathlib.Path(sys.argv[1])
     program, launcher = str(build / "tests/faults/faults_rank"), str(build / "bin/accelerate-cpp")
     for fault, ranks, faulty, words in FAULTS:
+        if sys.argv[2:] and fault not in sys.argv[2:]:
+            continue
         hand, launched = [], []
         for backend in ("gloo", "shm"):
             hand.append(by_hand(program, fault, ranks, faulty, backend))
