@@ -68,12 +68,11 @@ DiscoveredWorld discover_world(std::vector<EnvironmentEntry> entries, const Envi
     check(entry.name, launched);
     return {entry.name, std::move(launched)};
   }
-  throw ConfigError(
-      {.place = "environment",
-       .what = "No known way of starting processes fits the environment variables",
-       .got = reasons,
-       .expected = "the variables of one launcher, or of none",
-       .remedy = "Start the program with accelerate-cpp launch or another launcher, or unset them"});
+  throw ConfigError({.place = "environment",
+                     .what = "No known way of starting processes fits the environment variables",
+                     .got = reasons,
+                     .expected = "the variables of one launcher, or of none",
+                     .remedy = "Start the program with accelerate-cpp launch or another launcher, or unset them"});
 }
 
 }  // namespace accelerate::internal

@@ -124,8 +124,8 @@ template <Fails where>
 AcceleratorOptions with_failing_strategy() {
   AcceleratorOptions options;
   options.extensions.strategies.push_back(
-      {"failing", [](const accelerate::World&) -> std::optional<std::string> { return std::nullopt; },
-       []() -> std::unique_ptr<accelerate::Strategy> { return std::make_unique<Failing<where>>(); }});
+      {"failing", 10, [](const accelerate::World&) -> std::optional<std::string> { return std::nullopt; },
+       [](const std::any&) -> std::unique_ptr<accelerate::Strategy> { return std::make_unique<Failing<where>>(); }});
   return options;
 }
 

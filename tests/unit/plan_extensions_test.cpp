@@ -47,7 +47,7 @@ class Counting final : public Strategy {
 
 StrategyEntry counting_strategy() {
   return {"counting", 10, [](const World&) -> std::optional<std::string> { return std::nullopt; },
-          []() -> std::unique_ptr<Strategy> { return std::make_unique<Counting>(); }};
+          [](const std::any&) -> std::unique_ptr<Strategy> { return std::make_unique<Counting>(); }};
 }
 
 TEST(Extensions, APrecisionOfOnesOwnIsChosenByName) {
