@@ -77,7 +77,8 @@ class FusedAdam final : public FusedUpdate {
     for (const at::Tensor& parameter : group.params()) {
       if (!parameter.grad().defined()) continue;
       State& state = state_of(parameter, scalars.amsgrad);
-      Call& call = calls[{state.step() + 1, kind_of(parameter)}];
+      state.step(state.step() + 1);  // now, since a parameter may be listed twice
+      Call& call = calls[{state.step(), kind_of(parameter)}];
       call.states.push_back(&state);
       call.lists.parameters.push_back(parameter);
       call.lists.gradients.push_back(parameter.grad());
@@ -85,13 +86,21 @@ class FusedAdam final : public FusedUpdate {
       call.lists.exp_avg_sqs.push_back(state.exp_avg_sq());
       if (scalars.amsgrad) call.lists.max_exp_avg_sqs.push_back(state.max_exp_avg_sq());
     }
-    for (auto& [key, call] : calls) {
-      const int64_t step = key.first;
+    while (!calls.empty()) {
+      auto& [key, call] = *calls.begin();
       // On a GPU this is one small kernel with the count as its argument: nothing is copied from the host.
       const auto on = call.lists.parameters.front().options().dtype(at::kFloat);
-      call.lists.steps.assign(call.lists.parameters.size(), at::scalar_tensor(static_cast<double>(step), on));
-      run(Which{}, call.lists, scalars);
-      for (State* state : call.states) state->step(step);  // last: a kernel that was refused has stepped nothing
+      try {
+        call.lists.steps.assign(call.lists.parameters.size(), at::scalar_tensor(static_cast<double>(key.first), on));
+        run(Which{}, call.lists, scalars);
+      } catch (...) {
+        // What was refused has stepped nothing.
+        for (auto& [left, refused] : calls) {
+          for (State* state : refused.states) state->step(state->step() - 1);
+        }
+        throw;
+      }
+      calls.erase(calls.begin());
     }
   }
 

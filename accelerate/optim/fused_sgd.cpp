@@ -3,6 +3,7 @@
 #include <torch/optim/sgd.h>
 
 #include <map>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -33,20 +34,32 @@ class FusedSgd final : public FusedUpdate {
   void step_group(torch::optim::OptimizerParamGroup& group) override {
     const auto& options = static_cast<const Options&>(group.options());
     const bool momentum = options.momentum() != 0;
-    // The first step of a parameter sets its buffer to the gradient, undamped; later ones blend.
+    // The first step of a parameter sets its buffer to the gradient, undamped; later ones blend. First ones go first,
+    // since a parameter may be listed twice.
     std::map<std::pair<bool, Kind>, Lists> calls;
+    std::unordered_map<const void*, at::Tensor> started;
     for (const at::Tensor& parameter : group.params()) {
       if (!parameter.grad().defined()) continue;
-      const State* state = find_state(parameter);
-      const bool first = momentum && state == nullptr;
-      Lists& lists = calls[{first, kind_of(parameter)}];
+      at::Tensor buffer;
+      bool later = true;
+      if (momentum) {
+        const State* state = find_state(parameter);
+        later = state != nullptr || started.contains(parameter.unsafeGetTensorImpl());
+        if (state != nullptr) {
+          buffer = state->momentum_buffer();
+        } else {
+          at::Tensor& fresh = started[parameter.unsafeGetTensorImpl()];
+          if (!fresh.defined()) fresh = at::empty_like(parameter, at::MemoryFormat::Preserve);
+          buffer = fresh;
+        }
+      }
+      Lists& lists = calls[{later, kind_of(parameter)}];
       lists.parameters.push_back(parameter);
       lists.gradients.push_back(parameter.grad());
-      if (first) lists.momentum_buffers.push_back(at::empty_like(parameter, at::MemoryFormat::Preserve));
-      if (momentum && !first) lists.momentum_buffers.push_back(state->momentum_buffer());
+      if (momentum) lists.momentum_buffers.push_back(std::move(buffer));
     }
     for (auto& [key, lists] : calls) {
-      const bool first = key.first;
+      const bool first = !key.first;
       at::_fused_sgd_(lists.parameters, lists.gradients, lists.momentum_buffers, options.weight_decay(),
                       options.momentum(), options.lr(), options.dampening(), options.nesterov(), /*maximize=*/false,
                       /*is_first_step=*/first);

@@ -72,7 +72,7 @@ TEST(BadEnvironment, AnUnknownPrecisionNamesTheVariable) {
 TEST(BadEnvironment, ALauncherOfSeveralProcesses) {
   const Variable variable("WORLD_SIZE", "4");
   expect_error<ConfigError>([] { Accelerator(); },
-                            {"environment", "WORLD_SIZE=4", "one process", "without a launcher"});
+                            {"environment", "WORLD_SIZE=4 without RANK", "both", "Set RANK"});
 }
 
 TEST(BadEnvironment, AnEngineThatIsNotThere) {

@@ -120,7 +120,7 @@ TEST(Extensions, AStrategyOfABuiltInNameIsRefused) {
               ThrowsError<ConfigError>({.place = "extensions",
                                         .what = "the same name",
                                         .got = "strategy \"single\" twice",
-                                        .expected = "names other than \"single\"",
+                                        .expected = "names other than \"ddp\", \"single\"",
                                         .remedy = "Rename"}));
 }
 
