@@ -71,8 +71,7 @@ TEST(BadEnvironment, AnUnknownPrecisionNamesTheVariable) {
 
 TEST(BadEnvironment, ALauncherOfSeveralProcesses) {
   const Variable variable("WORLD_SIZE", "4");
-  expect_error<ConfigError>([] { Accelerator(); },
-                            {"environment", "WORLD_SIZE=4 without RANK", "both", "Set RANK"});
+  expect_error<ConfigError>([] { Accelerator(); }, {"environment", "WORLD_SIZE=4 without RANK", "both", "Set RANK"});
 }
 
 TEST(BadEnvironment, AnEngineThatIsNotThere) {
