@@ -53,6 +53,7 @@ struct Liveness::State : std::enable_shared_from_this<State> {
   std::optional<std::string> farewell;
   std::optional<std::string> lost;
   std::map<int, std::string> left;  ///< ranks that said goodbye, and why
+  Clock::time_point first_left;
   Clock::time_point contact = Clock::now();
   std::vector<std::function<void()>> on_lost;
   std::thread talker, watcher;
@@ -115,6 +116,7 @@ struct Liveness::State : std::enable_shared_from_this<State> {
     for (; heard_left < left_by_now; ++heard_left) {
       const std::string text = store->get_to_str(key("left", heard_left + 1));
       const std::lock_guard lock(mutex);
+      if (left.empty()) first_left = Clock::now();
       left[std::stoi(text)] = text.substr(text.find(' ') + 1);
     }
     if (watched != place.rank && left.contains(watched)) watch_next();
@@ -230,7 +232,8 @@ struct Liveness::State : std::enable_shared_from_this<State> {
     const std::lock_guard lock(mutex);
     if (lost) return lost;
     const bool alone = operation.turn > 0 && !left.empty() && !farewell;
-    if (alone && operation.elapsed() > rules.stuck) {
+    // The one that left may have been the last to come, and have been through with it first.
+    if (alone && operation.elapsed() > rules.stuck && Clock::now() - first_left > rules.stuck) {
       const auto& [rank, why] = *left.begin();
       return "Rank " + std::to_string(rank) + " has left: " + why;
     }

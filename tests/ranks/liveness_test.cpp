@@ -106,6 +106,20 @@ TEST(Liveness, ARankThatLeftFailsOnlyWhatStillWaitsForIt) {
   EXPECT_THAT(error_of(begin(*first, "barrier")), StartsWith("[barrier] Rank 1 has left: it had enough: got rank 0 "));
 }
 
+// However long the others waited for it: it was through with the operation, and they are about to be.
+TEST(Liveness, WhatTheLastRankToComeLeavesBehindHasTimeToEnd) {
+  constexpr LivenessRules kPatient{.interval = 10ms, .silence = 5s, .stuck = 500ms, .slow = 60s};
+  const Store store = c10::make_intrusive<c10d::HashStore>();
+  const auto first = rank(0, 2, store, kPatient);
+  auto second = rank(1, 2, store, kPatient);
+  const auto waiting = begin(*first, "barrier");
+  first->operations().update(waiting.id, [](Operation& operation) { operation.start -= 1h; });
+  const auto before = Clock::now();
+  second.reset();
+  EXPECT_THAT(error_of(waiting), StartsWith("[barrier] Rank 1 has left: "));
+  EXPECT_GE(Clock::now() - before, kPatient.stuck);
+}
+
 TEST(Liveness, ARankThatEndsSaysGoodbye) {
   const Store store = c10::make_intrusive<c10d::HashStore>();
   const auto first = rank(0, 2, store);
