@@ -4,6 +4,7 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 
 #include <algorithm>
+#include <exception>
 #include <map>
 #include <sstream>
 
@@ -244,7 +245,10 @@ std::shared_ptr<GroupCore> GroupCore::split(int64_t color) {
 }
 
 void GroupCore::leave(const std::string& why) noexcept {
-  if (setup_.liveness) setup_.liveness->leave(why);
+  if (!setup_.liveness) return;
+  setup_.liveness->leave(why);
+  // What waits for a lost rank may keep the rest alive, and the program ends without its destructors.
+  if (std::uncaught_exceptions() > 0 || setup_.liveness->gave_up()) setup_.liveness->linger();
 }
 
 }  // namespace accelerate::internal

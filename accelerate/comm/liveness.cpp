@@ -233,7 +233,8 @@ struct Liveness::State : std::enable_shared_from_this<State> {
     if (lost) return lost;
     const bool alone = operation.turn > 0 && !left.empty() && !farewell;
     // The one that left may have been the last to come, and have been through with it first.
-    if (alone && operation.elapsed() > rules.stuck && Clock::now() - first_left > rules.stuck) {
+    const bool had_time = operation.elapsed() > rules.stuck && Clock::now() - first_left > rules.stuck;
+    if (alone && had_time) {
       const auto& [rank, why] = *left.begin();
       return "Rank " + std::to_string(rank) + " has left: " + why;
     }
@@ -248,8 +249,8 @@ struct Liveness::State : std::enable_shared_from_this<State> {
     });
     return why;
   }
-  /// Long enough for somebody to notice a silent rank and for everybody to hear of it.
-  Clock::duration patience() const { return rules.silence + 3 * rules.interval; }
+  /// Long enough for somebody to notice a silent rank and for everybody to hear of it, on a busy machine too.
+  Clock::duration patience() const { return 2 * rules.silence; }
 };
 
 Liveness::Liveness(c10::intrusive_ptr<c10d::Store> store, Place place, Log log, LivenessRules rules)
@@ -282,7 +283,7 @@ void Liveness::talk(const std::shared_ptr<State>& state) {
       lock.lock();
       s.contact = Clock::now();
       const bool all_left = static_cast<int>(s.left.size()) == s.place.size;
-      const bool heard = Clock::now() - goodbye_at > 2 * s.rules.interval;
+      const bool heard = Clock::now() - goodbye_at > s.rules.silence / 2;
       if (said_goodbye && (!s.place.serves_store || all_left || heard)) break;
       const auto pause = said_goodbye ? std::chrono::milliseconds(20) : s.rules.interval;
       s.changed.wait_for(lock, pause, [&] { return s.farewell && !said_goodbye; });
@@ -337,11 +338,17 @@ void Liveness::watch(const std::shared_ptr<State>& state) {
   s.changed.notify_all();
 }
 
-Liveness::~Liveness() {
-  leave("its program let go of the group");
+bool Liveness::linger() noexcept {
   State& s = *state_;
   std::unique_lock lock(s.mutex);
-  const bool talked = s.changed.wait_for(lock, 4 * s.rules.interval, [&] { return !s.talking; });
+  return s.changed.wait_for(lock, 6 * s.rules.interval, [&] { return !s.talking; });
+}
+
+Liveness::~Liveness() {
+  leave("its program let go of the group");
+  const bool talked = linger();
+  State& s = *state_;
+  std::unique_lock lock(s.mutex);
   s.stopping = true;
   s.changed.notify_all();
   const bool watched = s.changed.wait_for(lock, kFarewell, [&] { return !s.watching; });

@@ -38,6 +38,8 @@ class Liveness {
   /// This rank takes part in nothing any more; `why` is told to ranks that wait for it. The rank that serves the store
   /// lingers until the others have left too or had time to hear it.
   void leave(const std::string& why) noexcept;
+  /// After `leave`: waits until the others know, a while at most. False if the store does not answer.
+  bool linger() noexcept;
 
   /// Why operations in progress cannot end: a rank that is lost, or one that left before reaching them. Nothing while
   /// all is well; cheap.

@@ -108,8 +108,8 @@ void wait_for_all(c10d::Store& store, const World& world, std::chrono::milliseco
   auto complaint = start + kFirstComplaint;
   auto pause = std::chrono::microseconds(200);
   while (true) {
-    compare_sizes(store, world);
     const auto ranks = missing(store, world.size);
+    compare_sizes(store, world);  // after, or one that comes in between would not be compared
     if (ranks.empty()) return;
     const auto now = Clock::now();
     if (now - start > timeout) {
