@@ -215,13 +215,6 @@ CommError GroupCore::explained(const Operation& operation, const std::exception_
   return setup_.liveness->error(operation, lost ? *lost : "The transport failed: " + first_line(error));
 }
 
-void GroupCore::rethrow(const char* operation, std::exception_ptr error) const {
-  if (setup_.liveness && is_transport_failure(error)) {
-    throw explained({.name = operation, .start = Clock::now()}, error);
-  }
-  std::rethrow_exception(error);
-}
-
 void GroupCore::require_ranks(const char* operation) const {
   const auto lost = setup_.liveness ? setup_.liveness->lost() : std::nullopt;
   if (lost) throw setup_.liveness->error({.name = operation, .start = Clock::now()}, *lost);

@@ -65,8 +65,6 @@ class GroupCore {
   void require_ranks(const char* operation) const;
   /// This rank takes part in nothing any more.
   void leave(const std::string& why) noexcept;
-  /// Rethrows `error` of something that ran collectives inside (autograd) as CommError if a rank is lost.
-  [[noreturn]] void rethrow(const char* operation, std::exception_ptr error) const;
 
  private:
   CommError explained(const Operation& operation, const std::exception_ptr& error) const;

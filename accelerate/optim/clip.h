@@ -31,7 +31,7 @@ namespace internal {
 /// Scales the gradients of `parameters` in place so that their joint p-norm is at most `max_norm`; parameters without a
 /// gradient are left out. The host reads nothing from the device. Returns the norm before, 0 without any gradient.
 /// Throws UsageError for a `max_norm` or `norm_type` that is not positive.
-/// Source: `torch.nn.utils.clip_grad_norm_`: the factor is min(1, max_norm / (norm + 1e-6)), applied always.
+/// Source: `torch.nn.utils.clip_grad_norm_`: the factor is min(1, max_norm / (norm + 1e-6)), applied where it is not 1.
 at::Tensor clip_grad_norm(const std::vector<at::Tensor>& parameters, ClipNormOptions options);
 
 /// Source: `torch.nn.utils.clip_grad_value_`. Throws UsageError for a `clip_value` that is not positive.
