@@ -211,16 +211,28 @@ def commit():
     return output_of(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"]).strip() if (ROOT / ".git").exists() else "unknown"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def flags(description, tasks, rounds):
+    """The flags of a report; more can be added."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build", help="build folder")
     parser.add_argument("--peer-python", default=os.environ.get("ACCELERATE_PEER_PYTHON"), help="Python of the peer")
-    parser.add_argument("--tasks", nargs="+", default=["mlp", "conv", "digits"], choices=["mlp", "conv", "digits"])
+    parser.add_argument("--tasks", nargs="+", default=tasks, choices=["mlp", "conv", "digits"])
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--output", type=pathlib.Path, help="write the report to this file too")
-    arguments = parser.parse_args()
+    return parser
+
+
+def publish(report, output):
+    print(report)
+    if output:
+        output.write_text(report)
+        note(f"written: {output}")
+
+
+def main():
+    arguments = flags(__doc__, ["mlp", "conv", "digits"], rounds=5).parse_args()
     if not arguments.peer_python:
         note("No peer: pass --peer-python or set ACCELERATE_PEER_PYTHON to a Python with torch and accelerate.")
     bench = Bench(arguments)
@@ -234,11 +246,7 @@ def main():
         compile_report(bench),
     ]
     title = f"# One process on a CPU, {datetime.date.today().isoformat()}\n"
-    report = "\n".join([title, machine(bench, arguments, load), *parts])
-    print(report)
-    if arguments.output:
-        arguments.output.write_text(report)
-        note(f"written: {arguments.output}")
+    publish("\n".join([title, machine(bench, arguments, load), *parts]), arguments.output)
 
 
 if __name__ == "__main__":

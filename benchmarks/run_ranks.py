@@ -6,15 +6,13 @@
 As run.py: every round runs each contestant once, ratios are formed inside a round, medians over the rounds.
 """
 
-import argparse
 import datetime
 import json
 import os
-import pathlib
 import statistics
 import time
 
-from run import ENVIRONMENT, ROOT, machine, note, output_of, table
+from run import ENVIRONMENT, ROOT, flags, machine, note, output_of, publish, table
 
 ONE = "one process"
 OURS, GLOO, PLAIN = "prepared", "prepared, Gloo", "plain Reducer loop, Gloo"
@@ -120,26 +118,15 @@ def all_reduce_report(bench, arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build", help="build folder")
-    parser.add_argument("--peer-python", default=os.environ.get("ACCELERATE_PEER_PYTHON"), help="Python of the peer")
+    parser = flags(__doc__, ["mlp", "conv"], rounds=3)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--tasks", nargs="+", default=["mlp", "conv"], choices=["mlp", "conv", "digits"])
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=pathlib.Path, help="write the report to this file too")
     arguments = parser.parse_args()
     bench = Bench(arguments)
     load = os.getloadavg()[0]
     steps, measured = steps_report(bench, arguments)
     parts = [steps, start_report(bench, measured), gather_report(bench, arguments), all_reduce_report(bench, arguments)]
     title = f"# {arguments.processes} processes on a CPU, {datetime.date.today().isoformat()}\n"
-    report = "\n".join([title, machine(bench, arguments, load, "benchmarks/run_ranks.py"), *parts])
-    print(report)
-    if arguments.output:
-        arguments.output.write_text(report)
-        note(f"written: {arguments.output}")
+    publish("\n".join([title, machine(bench, arguments, load, "benchmarks/run_ranks.py"), *parts]), arguments.output)
 
 
 if __name__ == "__main__":
