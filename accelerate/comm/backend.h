@@ -40,6 +40,8 @@ struct BackendEntry {
   /// Ranks that call different things, or with tensors of different sizes, get errors that say so. Where they do not,
   /// verbs for CPU tensors compare shapes first.
   bool compares_calls = false;
+  /// A list of tensors is gathered as fast as one of as many bytes, so that nobody has to pack it.
+  bool gathers_lists = false;
 };
 
 std::vector<BackendEntry> builtin_backends();

@@ -1,6 +1,7 @@
 #include "accelerate/comm/collectives.h"
 
 #include <ATen/ATen.h>
+#include <ATen/DimVector.h>
 #include <ATen/EmptyTensor.h>
 
 #include <algorithm>
@@ -21,6 +22,7 @@ namespace {
 
 std::vector<at::Tensor*> defined(TensorList tensors) {
   std::vector<at::Tensor*> kept;
+  kept.reserve(tensors.size());
   for (at::Tensor* tensor : tensors) {
     if (tensor->defined()) kept.push_back(tensor);
   }
@@ -89,35 +91,69 @@ class Packing {
 };
 
 /// Like `at::empty`, which costs as much as the exchange of a small tensor when it is called for each of many.
-at::Tensor empty(const std::vector<int64_t>& shape, const at::Tensor& like) {
+at::Tensor empty(at::IntArrayRef shape, const at::Tensor& like) {
   if (!like.is_cpu()) return at::empty(shape, like.options());
   return at::Tensor(at::detail::empty_cpu(shape, like.scalar_type()));
 }
 
-/// The gather of one value's tensors on one device.
+/// The gather of one value's tensors on one device: as a list where the transport takes one, else the small ones
+/// packed.
 class Gathering {
  public:
   Gathering(const Group& group, std::vector<at::Tensor*> tensors) : group_(group), tensors_(std::move(tensors)) {
+    own_.reserve(tensors_.size());
     for (const at::Tensor* tensor : tensors_) {
       at::Tensor own = (tensor->requires_grad() ? tensor->detach() : *tensor).contiguous();
-      own_.push_back(own.dim() == 0 ? own.view({1}) : own);
+      if (own.is_conj() || own.is_neg()) own = own.resolve_conj().resolve_neg();  // its bytes are not its values
+      own_.push_back(own.dim() == 0 ? own.view({1}) : std::move(own));
     }
     // Only the host can compare it, and would have to wait for a GPU.
     if (own_.front().is_cpu()) header_ = fingerprint(own_);
   }
 
   void start() {
-    for (const at::Tensor& own : own_) {
-      std::vector<int64_t> shape = own.sizes().vec();
-      shape[0] *= group_.size();
-      all_.push_back(empty(shape, own));
+    all_.reserve(own_.size());
+    for (const at::Tensor& own : own_) all_.push_back(empty_for_all(own));
+    header_&& group_.core()->gathers_lists() ? start_list() : start_packed();
+  }
+
+  void finish() {
+    if (!works_.empty()) works_.front().wait();
+    if (header_) require_equal_headers();
+    for (size_t i = 0; i < offsets_.size(); ++i) {
+      if (offsets_[i] == kApart) continue;
+      const auto bytes = static_cast<int64_t>(own_[i].nbytes());
+      for (int64_t rank = 0; rank < group_.size(); ++rank) {
+        Packing::copy(packed_all_, rank * packing_.size() + offsets_[i], all_[i], rank * bytes, bytes);
+      }
     }
+    for (Work& work : works_) work.wait();
+    for (size_t i = 0; i < tensors_.size(); ++i) *tensors_[i] = std::move(all_[i]);
+  }
+
+ private:
+  static constexpr int64_t kApart = -1;
+  static bool is_large(const at::Tensor& tensor) { return tensor.nbytes() >= 128 * 1024; }
+
+  at::Tensor empty_for_all(const at::Tensor& own) const {
+    at::DimVector shape(own.sizes());
+    shape[0] *= group_.size();
+    return empty(shape, own);
+  }
+
+  void start_list() {
+    packing_.add(sizeof *header_);
+    make_packed();
+    std::vector<at::Tensor> all(all_);
+    all.push_back(packed_all_);
+    own_.push_back(packed_);
+    works_.push_back(group_.all_gather_into(std::move(all), std::move(own_)));
+  }
+
+  void start_packed() {
     if (header_) packing_.add(sizeof *header_);
     for (const at::Tensor& own : own_) offsets_.push_back(is_large(own) ? kApart : packing_.add(own.nbytes()));
-    const auto bytes = own_.front().options().dtype(at::kByte);
-    packed_ = at::empty({packing_.size()}, bytes);
-    packed_all_ = at::empty({group_.size() * packing_.size()}, bytes);
-    if (header_) std::memcpy(packed_.mutable_data_ptr(), &*header_, sizeof *header_);
+    make_packed();
     for (size_t i = 0; i < own_.size(); ++i) {
       if (offsets_[i] == kApart) continue;
       Packing::copy(own_[i], 0, packed_, offsets_[i], static_cast<int64_t>(own_[i].nbytes()));
@@ -129,23 +165,12 @@ class Gathering {
     }
   }
 
-  void finish() {
-    if (!works_.empty()) works_.front().wait();
-    if (header_) require_equal_headers();
-    for (size_t i = 0; i < own_.size(); ++i) {
-      if (offsets_[i] == kApart) continue;
-      const auto bytes = static_cast<int64_t>(own_[i].nbytes());
-      for (int64_t rank = 0; rank < group_.size(); ++rank) {
-        Packing::copy(packed_all_, rank * packing_.size() + offsets_[i], all_[i], rank * bytes, bytes);
-      }
-    }
-    for (Work& work : works_) work.wait();
-    for (size_t i = 0; i < tensors_.size(); ++i) *tensors_[i] = all_[i];
+  void make_packed() {
+    const auto bytes = own_.front().options().dtype(at::kByte);
+    packed_ = at::empty({packing_.size()}, bytes);
+    packed_all_ = at::empty({group_.size() * packing_.size()}, bytes);
+    if (header_) std::memcpy(packed_.mutable_data_ptr(), &*header_, sizeof *header_);
   }
-
- private:
-  static constexpr int64_t kApart = -1;
-  static bool is_large(const at::Tensor& tensor) { return tensor.nbytes() >= 128 * 1024; }
 
   void require_equal_headers() {
     for (int64_t rank = 0; rank < group_.size(); ++rank) {
@@ -164,7 +189,7 @@ class Gathering {
   std::optional<int64_t> header_;  ///< stands first in what is packed
   at::Tensor packed_, packed_all_;
   Packing packing_;
-  std::vector<int64_t> offsets_;
+  std::vector<int64_t> offsets_;  ///< of what is packed; empty for a list
   std::vector<Work> works_;
 };
 

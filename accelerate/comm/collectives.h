@@ -28,7 +28,8 @@ namespace internal {
 using TensorList = std::span<at::Tensor* const>;
 
 /// Replaces each tensor by those of all ranks, concatenated along dimension 0; 0-d ones give a vector. Any dtype. One
-/// exchange for all small tensors; large ones (128 KiB) go without being copied, side by side. Throws CommError naming
+/// exchange for all where the transport takes lists; elsewhere one for all small ones, packed, while large ones
+/// (128 KiB) go beside it without being copied. Throws CommError naming
 /// ranks and shapes when these differ and the transport has not failed already.
 void gather_all(const Group& group, TensorList tensors);
 

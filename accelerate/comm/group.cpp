@@ -17,7 +17,7 @@ class PendingWork {
   void wait() {
     if (done_) return;
     if (!tensor_.defined() || tensor_.is_cpu()) {
-      started_.future->waitAndThrow();
+      if (started_.future) started_.future->waitAndThrow();
     } else {
       started_.work->wait();  // the current stream waits, the host does not
     }
@@ -114,6 +114,20 @@ Work Group::all_gather_into(at::Tensor all, const at::Tensor& tensor) const {
     return core_->process_group()->_allgather_base(all, mine);
   });
   return Work(std::make_shared<internal::PendingWork>(std::move(started), std::move(all), 1));
+}
+
+Work Group::all_gather_into(std::vector<at::Tensor> all, std::vector<at::Tensor> tensors) const {
+  if (!core_) {
+    for (size_t i = 0; i < all.size(); ++i) all[i].copy_(tensors[i]);
+    return {};
+  }
+  if (all.empty()) return {};
+  // The transport itself: c10d's operator boxes the lists, which costs more than gathering small tensors.
+  auto started = core_->start("all_gather", [&] {
+    const auto transport = core_->process_group()->getBackend(all.front().device().type());
+    return transport->allgather_into_tensor_coalesced(all, tensors);
+  });
+  return Work(std::make_shared<internal::PendingWork>(std::move(started), std::move(all.front()), 1));
 }
 
 void Group::barrier() const {

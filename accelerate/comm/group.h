@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 namespace accelerate {
 
@@ -49,6 +50,8 @@ class Group {
   at::Tensor all_gather(const at::Tensor& tensor) const;
   /// The same, asynchronous, of a contiguous tensor into one of `size()` times as many elements.
   Work all_gather_into(at::Tensor all, const at::Tensor& tensor) const;
+  /// The same for a list of any dtypes, in one exchange.
+  Work all_gather_into(std::vector<at::Tensor> all, std::vector<at::Tensor> tensors) const;
   /// Returns when every rank has come here.
   void barrier() const;
   /// The ranks that pass the same `color` form a group, in the order of their ranks. Reached by every rank.

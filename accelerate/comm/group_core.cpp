@@ -53,6 +53,7 @@ struct Connected {
   c10::intrusive_ptr<c10d::Backend> backend;
   std::string name;  ///< "cpu:shm"
   bool compares_calls = false;
+  bool gathers_lists = false;
 };
 
 Connected connect(const GroupSetup& setup, c10::DeviceType type) {
@@ -77,7 +78,8 @@ Connected connect(const GroupSetup& setup, c10::DeviceType type) {
                     .device = type == c10::kCPU ? c10::Device(c10::kCPU) : setup.device,
                     .group = setup.name,
                     .lost = [liveness = setup.liveness] { return liveness ? liveness->lost() : std::nullopt; }});
-    if (made.backend) return {made.backend, device_name(type) + ":" + entry.name, entry.compares_calls};
+    if (made.backend)
+      return {made.backend, device_name(type) + ":" + entry.name, entry.compares_calls, entry.gathers_lists};
     refusals += (refusals.empty() ? "" : "; ") + entry.name + ": " + made.refusal;
     if (wanted || setup.rank != 0) continue;
     const std::string line = "the ranks do not use " + entry.name + ": " + made.refusal;
@@ -131,7 +133,7 @@ GroupCore::GroupCore(GroupSetup setup)
   std::vector<c10::DeviceType> types{c10::kCPU};
   if (!setup_.device.is_cpu()) types.push_back(setup_.device.type());
   for (const c10::DeviceType type : types) {
-    const auto [backend, name, compares_calls] = connect(setup_, type);
+    const auto [backend, name, compares_calls, gathers_lists] = connect(setup_, type);
     using Kind = c10d::ProcessGroup::BackendType;
     // c10d keeps one transport a kind, so that each type of device needs a kind of its own.
     const Kind kind = type == c10::kCPU ? Kind::CUSTOM : Kind::NCCL;
@@ -142,6 +144,7 @@ GroupCore::GroupCore(GroupSetup setup)
       setup_.liveness->on_lost([transport = backend] { transport->abort(); });
     }
     needs_comparison_ = setup_.device.is_cpu() && !compares_calls;
+    if (type == c10::kCPU) gathers_lists_ = gathers_lists;
   }
   group_->setGroupName(setup_.name);
 }
@@ -171,7 +174,6 @@ GroupCore::Started GroupCore::start(const char* operation, const Starter& starte
     Started started{starter(), {}};
     if (started.work->isCompleted()) {
       operations.take(id);
-      started.future = started.work->getFuture();
       if (const auto error = started.work->exception()) std::rethrow_exception(error);
       return started;
     }
@@ -223,7 +225,7 @@ void GroupCore::require_ranks(const char* operation) const {
 std::shared_ptr<GroupCore> GroupCore::split(int64_t color) {
   at::Tensor colors = at::empty({setup_.size}, at::kLong);
   at::Tensor mine = at::full({1}, color, at::kLong);
-  start("split", [&] { return group_->_allgather_base(colors, mine); }).future->waitAndThrow();
+  start("split", [&] { return group_->_allgather_base(colors, mine); }).any_future()->waitAndThrow();
   GroupSetup part = setup_;
   part.size = 0;
   for (int rank = 0; rank < setup_.size; ++rank) {

@@ -48,14 +48,18 @@ class GroupCore {
   /// Whether CPU tensors of different sizes would end the program: Gloo throws in a thread of its own. False for groups
   /// of GPUs, whose hosts do not wait for each other.
   bool needs_comparison() const { return needs_comparison_; }
+  /// Whether lists of CPU tensors are gathered in one exchange without being packed.
+  bool gathers_lists() const { return gathers_lists_; }
   const Log& log() const { return setup_.log; }
 
-  /// Starts a collective (`operation` is a literal for messages) and returns a future that becomes what the work's own
-  /// does, or fails with CommError when a rank is lost. Throws the same error when the call itself fails.
+  /// Starts a collective (`operation` is a literal for messages); the future becomes what the work's own does, or fails
+  /// with CommError when a rank is lost. Throws the same error when the call itself fails.
   using Starter = std::function<c10::intrusive_ptr<c10d::Work>()>;
   struct Started {
     c10::intrusive_ptr<c10d::Work> work;
-    c10::intrusive_ptr<c10::ivalue::Future> future;
+    c10::intrusive_ptr<c10::ivalue::Future> future;  ///< null when the work had ended, without an error, in the call
+    /// For code of c10d's own, which takes futures. Making one for a list of tensors costs what a small exchange costs.
+    c10::intrusive_ptr<c10::ivalue::Future> any_future() const { return future ? future : work->getFuture(); }
   };
   Started start(const char* operation, const Starter& starter);
 
@@ -73,6 +77,7 @@ class GroupCore {
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
   std::string backends_;
   bool needs_comparison_ = false;
+  bool gathers_lists_ = false;
   int64_t splits_ = 0;
 };
 

@@ -63,6 +63,17 @@ class Collectives : public testing::TestWithParam<std::tuple<std::string, int64_
 // 40,000 elements make some dtypes travel apart from the rest.
 const std::vector<std::vector<int64_t>> kShapes = {{}, {1}, {0}, {0, 3}, {7}, {2, 3}, {3, 1, 5}, {40'000}, {2, 20'001}};
 
+TEST_P(Collectives, GatherTakesTheValuesOfConjugates) {
+  on_ranks([&](const Accelerator& accelerator, int64_t rank) {
+    const auto own = [](int64_t of) { return torch::complex(torch::ones({2}), torch::full({2}, 1.0 + double(of))); };
+    Tensors expected;
+    for (int64_t of = 0; of < ranks(); ++of) expected.push_back(own(of).conj().resolve_conj());
+    const auto all = accelerator.gather(Tensors{own(rank).conj(), torch::imag(own(rank).conj())});
+    EXPECT_TRUE(torch::equal(all.at(0), torch::cat(expected))) << all.at(0);
+    EXPECT_TRUE(torch::equal(all.at(1), torch::imag(torch::cat(expected)))) << all.at(1);
+  });
+}
+
 TEST_P(Collectives, GatherJoinsTensorsOfEveryDtypeAndShapeInOneValue) {
   on_ranks([&](const Accelerator& accelerator, int64_t rank) {
     Tensors own;

@@ -129,6 +129,28 @@ Tensors empty_parts(const Case& test, int count) {
   return parts;
 }
 
+// Tensors of other sizes and dtypes around the one under test, and one that stands in its own result.
+std::string list_of_tensors(const Case& test, c10d::Backend& backend, const at::Tensor& own) {
+  const int rank = backend.getRank(), size = backend.getSize();
+  const Case bytes{.dtype = at::kByte, .elements = 3, .seed = test.seed};
+  Tensors expected(3), parts;
+  for (int i = 0; i < size; ++i) {
+    const Tensors theirs{values(bytes, i, 3), values(test, i, test.elements), values(test, 30 + i, 5)};
+    for (size_t k = 0; k < theirs.size(); ++k) {
+      expected[k] = i == 0 ? theirs[k] : at::cat({expected[k], theirs[k]});
+    }
+  }
+  Tensors outputs;
+  for (const at::Tensor& all : expected) outputs.push_back(laid_out(at::zeros_like(all), test.shape));
+  const at::Tensor in_place = outputs[2].reshape({-1});
+  Tensors inputs{values(bytes, rank, 3), own, in_place.narrow(0, 5 * rank, 5)};
+  inputs[2].copy_(values(test, 30 + rank, 5));
+  const auto work = backend.allgather_into_tensor_coalesced(outputs, inputs);
+  work->wait();
+  if (!work->result().at(1).is_same(outputs[1])) return "the result is another tensor";
+  return compare(test, "list", outputs, expected);
+}
+
 }  // namespace
 
 std::ostream& operator<<(std::ostream& out, const Case& test) {
@@ -213,7 +235,7 @@ std::string check_case(c10d::Backend& backend, int rank, const Case& test) {
         const auto text = compare(test, "rank " + std::to_string(i), outputs[i], {inputs[i], part_of(i, 0)});
         if (!text.empty()) return text;
       }
-      return {};
+      return list_of_tensors(test, backend, own);
     }
     case OpType::_ALLGATHER_BASE: {
       at::Tensor output = at::cat(empty_parts({.dtype = test.dtype, .elements = test.elements}, size));

@@ -202,6 +202,16 @@ std::vector<Mismatch> mismatches() {
       backend.alltoall_base(output, input, none, none);
     };
   };
+  const auto list = [](std::vector<int64_t> sizes) {
+    return [=](c10d::Backend& backend) {
+      std::vector<at::Tensor> inputs, outputs;
+      for (const int64_t size : sizes) {
+        inputs.push_back(at::ones({size}));
+        outputs.push_back(at::zeros({3 * size}));
+      }
+      backend.allgather_into_tensor_coalesced(outputs, inputs);
+    };
+  };
   return {
       {"Count", usual, reduce(4, at::kFloat, c10d::ReduceOp::SUM),
        "got ranks 0, 2: all_reduce(sum) of 3 x Float; rank 1: all_reduce(sum) of 4 x Float"},
@@ -217,6 +227,9 @@ std::vector<Mismatch> mismatches() {
        "got ranks 0, 2: broadcast(root 0) of 3 x Float; rank 1: broadcast(root 1) of 3 x Float"},
       {"Barrier", usual, [](c10d::Backend& backend) { backend.barrier(); },
        "got ranks 0, 2: all_reduce(sum) of 3 x Float; rank 1: barrier"},
+      {"List", list({3, 5}), list({5, 3}), "whose sizes are not those of rank"},
+      {"ListOfOthers", list({3, 5}), list({3, 6}),
+       "got ranks 0, 2: all_gather_coalesced of 32 x Byte; rank 1: all_gather_coalesced of 36 x Byte"},
       {"Splits", splits(2), splits(3), "got rank 0 sending 8 bytes to rank 1, which expects 12"},
   };
 }

@@ -118,7 +118,12 @@ MadeBackend make(const BackendContext& context) {
 }  // namespace
 
 BackendEntry backend_shm() {
-  return {.name = "shm", .preference = 100, .device_type = c10::DeviceType::CPU, .make = make, .compares_calls = true};
+  return {.name = "shm",
+          .preference = 100,
+          .device_type = c10::DeviceType::CPU,
+          .make = make,
+          .compares_calls = true,
+          .gathers_lists = true};
 }
 
 }  // namespace accelerate::internal

@@ -22,8 +22,8 @@ c10::intrusive_ptr<c10d::Work> ReducerGroup::allreduce(std::vector<at::Tensor>& 
   ++reductions_;
   const auto started =
       core_->start("gradient all-reduce", [&] { return core_->process_group()->allreduce(tensors, options); });
-  under_way_.push_back(started.future);
-  return c10d::Work::create_from_future(started.future);
+  under_way_.push_back(started.any_future());
+  return c10d::Work::create_from_future(under_way_.back());
 }
 
 c10::intrusive_ptr<c10d::Work> ReducerGroup::broadcast(std::vector<at::Tensor>& tensors,
@@ -31,8 +31,9 @@ c10::intrusive_ptr<c10d::Work> ReducerGroup::broadcast(std::vector<at::Tensor>& 
   const auto started =
       core_->start("broadcast of the model", [&] { return core_->process_group()->broadcast(tensors, options); });
   // Here, since work made from a future does not throw the future's error in its `wait`.
-  started.future->waitAndThrow();
-  return c10d::Work::create_from_future(started.future);
+  const auto future = started.any_future();
+  future->waitAndThrow();
+  return c10d::Work::create_from_future(future);
 }
 
 bool ReducerGroup::drain() noexcept {

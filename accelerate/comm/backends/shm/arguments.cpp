@@ -84,11 +84,11 @@ void check_parts(const std::vector<at::Tensor>& parts, const at::Tensor& part, i
                     .remedy = "Allocate them like the rank's own tensor"});
 }
 
-void check_multiple(const at::Tensor& whole, const at::Tensor& part, int size, OpType operation) {
-  check_tensor(whole, name_of(operation));
-  check_tensor(part, name_of(operation));
+void check_multiple(const at::Tensor& whole, const at::Tensor& part, int size, const std::string& operation) {
+  check_tensor(whole, operation);
+  check_tensor(part, operation);
   if (whole.numel() == part.numel() * size && whole.scalar_type() == part.scalar_type()) return;
-  throw UsageError({.place = name_of(operation),
+  throw UsageError({.place = operation,
                     .what = "One tensor has to hold the share of every rank",
                     .got = shown(whole),
                     .expected = std::to_string(size) + " times " + shown(part),

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "accelerate/comm/backends/shm/call.h"
@@ -33,7 +34,7 @@ const at::Tensor& one_of(const std::vector<at::Tensor>& tensors, c10d::OpType op
 void check_parts(const std::vector<at::Tensor>& parts, const at::Tensor& part, int size, c10d::OpType operation);
 
 /// Throws unless `whole` has `size` times the elements of `part`, and its dtype.
-void check_multiple(const at::Tensor& whole, const at::Tensor& part, int size, c10d::OpType operation);
+void check_multiple(const at::Tensor& whole, const at::Tensor& part, int size, const std::string& operation);
 
 /// The bytes that each rank has of a tensor that is split along its first dimension: by `splits` in rows, or evenly
 /// where there are none.

@@ -21,6 +21,25 @@ void copy_bytes(void* to, const void* from, size_t bytes) {
   if (bytes != 0) std::memcpy(to, from, bytes);
 }
 
+using Parts = std::span<const std::span<const std::byte>>;
+
+size_t bytes_of(Parts parts) {
+  size_t bytes = 0;
+  for (const auto& part : parts) bytes += part.size();
+  return bytes;
+}
+
+/// Calls `visit(part, offset in it, offset from begin, bytes)` for what lies in [begin, begin + most) of the parts,
+/// taken as one after the other.
+template <class Visit>
+void for_each_piece(Parts parts, size_t begin, size_t most, const Visit& visit) {
+  size_t start = 0;  // of the part
+  for (size_t i = 0; i < parts.size() && start < begin + most; start += parts[i].size(), ++i) {
+    const size_t from = std::max(begin, start), to = std::min(begin + most, start + parts[i].size());
+    if (from < to) visit(i, from - start, from - begin, to - from);
+  }
+}
+
 // At least one: tensors without elements meet at a fence too.
 size_t chunks_of(size_t total, size_t chunk) { return total == 0 ? 1 : (total + chunk - 1) / chunk; }
 
@@ -183,6 +202,48 @@ void Exchange::all_gather(const std::byte* data, std::span<std::byte* const> out
         for (int distance = 0; distance < size_; ++distance) {
           const int rank = (rank_ + distance) % size_;
           copy_bytes(outs[rank] + chunk * most, of(rank, chunk), bytes_of(chunk));
+        }
+      });
+}
+
+void Exchange::compare_lists(Parts parts) {
+  // FNV-1a over the sizes. Where not all are equal every rank sees one that differs from its own.
+  uint64_t own = 0xcbf29ce484222325;
+  for (const auto& part : parts) own = (own ^ part.size()) * 0x100000001b3;
+  const auto shown = [&](int rank) { return reinterpret_cast<uint64_t*>(of(rank, 0)); };
+  int other = rank_;
+  two_steps(
+      1, [&](size_t) { *shown(rank_) = own; },
+      [&](size_t) {
+        for (int rank = size_; rank-- > 0;) {
+          if (*shown(rank) != own) other = rank;
+        }
+      });
+  if (other == rank_) return;
+  fence_.fail({.place = "all_gather_coalesced",
+               .what = "The ranks gather lists of tensors of different sizes",
+               .got = "a list of " + std::to_string(parts.size()) + " tensors on rank " + std::to_string(rank_) +
+                      " whose sizes are not those of rank " + std::to_string(other),
+               .expected = fence_.expectation() + " with tensors of the same sizes in the same order",
+               .remedy = "Exchange the sizes first"});
+}
+
+void Exchange::all_gather_list(Parts parts, std::span<std::byte* const> outs) {
+  compare_lists(parts);
+  const size_t most = segment_.buffer_bytes();
+  two_steps(
+      chunks_of(bytes_of(parts), most),
+      [&](size_t chunk) {
+        for_each_piece(parts, chunk * most, most, [&](size_t i, size_t in_part, size_t in_buffer, size_t bytes) {
+          copy_bytes(mine(chunk) + in_buffer, parts[i].data() + in_part, bytes);
+        });
+      },
+      [&](size_t chunk) {
+        for (int distance = 0; distance < size_; ++distance) {
+          const int rank = (rank_ + distance) % size_;
+          for_each_piece(parts, chunk * most, most, [&](size_t i, size_t in_part, size_t in_buffer, size_t bytes) {
+            copy_bytes(outs[i] + parts[i].size() * rank + in_part, of(rank, chunk) + in_buffer, bytes);
+          });
         }
       });
 }

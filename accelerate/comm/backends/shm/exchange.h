@@ -43,6 +43,10 @@ class Exchange {
   /// outs[r] becomes rank r's `data`; empty `outs`: this rank only gives.
   void all_gather(const std::byte* data, std::span<std::byte* const> outs, size_t bytes);
 
+  /// outs[i] becomes every rank's parts[i], one behind the other. All go together: a list costs what one part of as
+  /// many bytes costs. Throws CommError on every rank where the sizes of the parts differ.
+  void all_gather_list(std::span<const std::span<const std::byte>> parts, std::span<std::byte* const> outs);
+
   /// `out` becomes root's parts[own rank]; others pass no parts.
   void scatter(std::span<const std::byte* const> parts, std::byte* out, size_t bytes, int root);
 
@@ -62,6 +66,7 @@ class Exchange {
 
   void reduce_small(std::byte* data, size_t elements, const Reduction& reduction, int only);
   void reduce_long(std::byte* data, size_t elements, const Reduction& reduction, int only);
+  void compare_lists(std::span<const std::span<const std::byte>> parts);
   void compare_sizes(std::span<const std::span<const std::byte>> send, std::span<const std::span<std::byte>> receive,
                      size_t& longest);
 

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
 #include <cstring>
 #include <torch/csrc/distributed/c10d/Work.hpp>
 #include <utility>
@@ -214,7 +215,7 @@ ShmBackend::WorkPtr ShmBackend::allgather_coalesced(std::vector<Tensors>& output
 
 void ShmBackend::run_all_gather_base(const at::Tensor& output, const at::Tensor& input, OpType operation,
                                      std::chrono::milliseconds timeout) {
-  check_multiple(output, input, size_, operation);
+  check_multiple(output, input, size_, name_of(operation));
   Staged from(input, name_of(operation));
   from.detach_from(output);
   const Staged to = stage_result(output, name_of(operation));
@@ -233,10 +234,33 @@ ShmBackend::WorkPtr ShmBackend::_allgather_base(at::Tensor& output, at::Tensor& 
 
 ShmBackend::WorkPtr ShmBackend::allgather_into_tensor_coalesced(Tensors& outputs, Tensors& inputs,
                                                                 const c10d::AllgatherOptions& options) {
-  constexpr OpType kOperation = OpType::_ALLGATHER_BASE;
+  constexpr OpType kOperation = OpType::ALLGATHER_COALESCED;
   check_count(outputs.size(), inputs.size(), kOperation);
+  const std::string name = name_of(kOperation);
+  std::vector<Staged> from, to;
+  std::vector<std::span<const std::byte>> parts;
+  std::vector<std::byte*> outs;
+  from.reserve(inputs.size());
+  to.reserve(inputs.size());
+  Call call{.operation = kOperation, .dtype = at::kByte};
+  std::vector<const c10::StorageImpl*> written;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    check_multiple(outputs[i], inputs[i], size_, name);
+    to.push_back(stage_result(outputs[i], name));
+    written.push_back(outputs[i].storage().unsafeGetStorageImpl());
+  }
+  std::ranges::sort(written);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    from.emplace_back(inputs[i], name);
+    from[i].detach_from(written);
+    parts.emplace_back(from[i].data(), from[i].bytes());
+    outs.push_back(to[i].data());
+    call.elements += from[i].bytes();
+  }
   const std::lock_guard lock(mutex_);
-  for (size_t i = 0; i < inputs.size(); ++i) run_all_gather_base(outputs[i], inputs[i], kOperation, options.timeout);
+  begin(call, options.timeout);
+  exchange_.all_gather_list(parts, outs);
+  for (const Staged& output : to) output.finish();
   return done(rank_, kOperation, outputs);
 }
 
@@ -313,7 +337,7 @@ ShmBackend::WorkPtr ShmBackend::reduce_scatter(Tensors& outputs, std::vector<Ten
 void ShmBackend::run_reduce_scatter_base(const at::Tensor& output, const at::Tensor& input,
                                          const c10d::ReduceOp& reduce_op, OpType operation,
                                          std::chrono::milliseconds timeout) {
-  check_multiple(input, output, size_, operation);
+  check_multiple(input, output, size_, name_of(operation));
   const Reduction reduction = reduction_of(output.scalar_type(), reduce_op, operation);
   Staged from(input, name_of(operation));
   from.detach_from(output);

@@ -4,6 +4,7 @@
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
 #include <sstream>
 #include <utility>
 
@@ -32,10 +33,10 @@ void check_tensor(const at::Tensor& tensor, const std::string& operation) {
 
 Staged::Staged(const at::Tensor& tensor, const std::string& operation) {
   check_tensor(tensor, operation);
-  tensor_ = tensor;
   if (tensor.is_contiguous() && !tensor.is_conj() && !tensor.is_neg()) {
     set(tensor);
   } else {
+    tensor_ = tensor;
     const at::NoGradGuard no_grad;
     set(tensor.resolve_conj().resolve_neg().contiguous());
   }
@@ -48,13 +49,19 @@ void Staged::set(at::Tensor contiguous) {
 }
 
 void Staged::finish() const {
-  if (contiguous_.is_same(tensor_)) return;
+  if (!tensor_.defined()) return;
   const at::NoGradGuard no_grad;
   tensor_.copy_(contiguous_);
 }
 
 void Staged::detach_from(const at::Tensor& other) {
   if (!contiguous_.is_alias_of(other)) return;
+  const at::NoGradGuard no_grad;
+  set(contiguous_.clone());
+}
+
+void Staged::detach_from(std::span<const c10::StorageImpl* const> storages) {
+  if (!std::ranges::binary_search(storages, contiguous_.storage().unsafeGetStorageImpl())) return;
   const at::NoGradGuard no_grad;
   set(contiguous_.clone());
 }

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstddef>
+#include <span>
 #include <string>
 
 namespace accelerate::internal::shm {
@@ -25,11 +26,14 @@ class Staged {
 
   /// The elements are read while `other` is written: takes a copy where both share memory.
   void detach_from(const at::Tensor& other);
+  /// The same for many; `storages` are those of all that is written, sorted.
+  void detach_from(std::span<const c10::StorageImpl* const> storages);
 
  private:
   void set(at::Tensor contiguous);
 
-  at::Tensor tensor_, contiguous_;
+  at::Tensor tensor_;  // where contiguous_ is a copy of it
+  at::Tensor contiguous_;
   std::byte* data_ = nullptr;
   size_t bytes_ = 0;
 };
