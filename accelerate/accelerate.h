@@ -5,6 +5,6 @@
 #include "accelerate/core/error.h"
 #include "accelerate/data/datasets/tensor_dataset.h"
 #include "accelerate/data/loader.h"
-#include "accelerate/optim/schedule.h"
+#include "accelerate/optim/schedules.h"
 #include "accelerate/strategy/ddp.h"
 #include "accelerate/tensor/seed.h"

@@ -60,6 +60,21 @@ class Accelerator {
     return handles<std::remove_cvref_t<Objects>...>(items, std::index_sequence_for<Objects...>{});
   }
 
+  /// `prepare` of one scheduler or schedule. One that does not say whose rates it sets, as a bare schedule, needs the
+  /// prepared optimizer, too. Throws UsageError when the scheduler's optimizer is not prepared.
+  template <class S>
+  Scheduler prepare_scheduler(S&& scheduler) {
+    static_assert(internal::AnyScheduler<std::remove_cvref_t<S>>,
+                  "accelerate: prepare_scheduler() takes a scheduler or a schedule.");
+    return prepare(std::forward<S>(scheduler));
+  }
+  template <class S>
+  Scheduler prepare_scheduler(S&& scheduler, const Optimizer& optimizer) {
+    static_assert(internal::AnyScheduler<std::remove_cvref_t<S>>,
+                  "accelerate: prepare_scheduler() takes a scheduler or a schedule.");
+    return std::get<1>(prepare(optimizer, std::forward<S>(scheduler)));
+  }
+
   /// Starts a micro-step; keep the guard until the end of the loop body. Throws UsageError for models of others.
   template <class... Models>
   Accumulation accumulate(const Model<Models>&... models) {

@@ -17,6 +17,7 @@ namespace accelerate {
 /// How gradients accumulate over micro-steps. Source: `accelerate.utils.GradientAccumulationPlugin`.
 struct GradientAccumulationPlugin {
   int64_t num_steps = 1;             ///< micro-steps in a window; `backward` divides the loss by it
+  bool adjust_scheduler = false;     ///< schedules are sized in batches: a micro-step counts like an update
   bool sync_with_dataloader = true;  ///< the loader's last batch always ends a window
 };
 

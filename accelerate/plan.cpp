@@ -242,6 +242,7 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment, 
   plan.fields.add({"gradient_accumulation_steps", std::to_string(plan.accumulation.num_steps), accumulation.source});
   const std::string from_plugin = options.gradient_accumulation_plugin ? "argument" : "default";
   plan.fields.add({"sync_with_dataloader", yes_no(plan.accumulation.sync_with_dataloader), from_plugin});
+  plan.fields.add({"adjust_scheduler", yes_no(plan.accumulation.adjust_scheduler), from_plugin});
   const std::string from_data = options.dataloader_config ? "argument" : "default";
   plan.fields.add({"even_batches", yes_no(plan.data.even_batches), from_data});
   plan.fields.add({"split_batches", yes_no(plan.data.split_batches), from_data});

@@ -12,10 +12,17 @@
 namespace accelerate::internal {
 namespace {
 
-/// Ranks that differ in these take different numbers of steps or exchange different tensors.
-constexpr std::array<const char*, 8> kShared{
-    "num_processes",        "strategy",     "mixed_precision", "gradient_accumulation_steps",
-    "sync_with_dataloader", "even_batches", "split_batches",   "debug"};
+/// Ranks that differ in these take different numbers of steps, have different rates, or exchange different tensors.
+constexpr std::array<const char*, 10> kShared{"num_processes",
+                                              "strategy",
+                                              "mixed_precision",
+                                              "gradient_accumulation_steps",
+                                              "sync_with_dataloader",
+                                              "adjust_scheduler",
+                                              "even_batches",
+                                              "split_batches",
+                                              "step_scheduler_with_optimizer",
+                                              "debug"};
 
 std::string list(const std::vector<size_t>& ranks) {
   constexpr size_t kShown = 8;

@@ -9,6 +9,7 @@
 
 #include "accelerate/comm/group_core.h"
 #include "accelerate/optim/move_state.h"
+#include "accelerate/optim/scheduler_ranks.h"
 
 namespace accelerate::internal {
 namespace {
@@ -79,18 +80,37 @@ class Build {
   }
 
   void scheduler(SchedulerItem& item) {
-    const auto same = [&](const auto& known) { return item.scheduler && known.core.lock() == item.scheduler; };
-    const auto* known = find_in(all_.schedulers, same);
-    std::shared_ptr<OptimizerCore> optimizer = known != nullptr ? known->optimizer.lock() : nullptr;
+    std::shared_ptr<OptimizerCore> optimizer;
+    for (const auto& known : all_.schedulers) {
+      const auto core = known.core.lock();
+      if (core == nullptr || core->identity() != item.scheduler->identity()) continue;
+      optimizer = known.optimizer.lock();
+      if (optimizer != nullptr) item.scheduler = core;
+    }
     if (optimizer == nullptr) {
-      optimizer = item.scheduler ? find_optimizer(item.scheduler->optimizer()) : last_optimizer_;
-      if (item.scheduler == nullptr) item.scheduler = Scheduler(Optimizer(optimizer), item.schedule).core();
-      optimizer->remember_base_rates(item.scheduler->base_rates());
+      SchedulerCore& scheduler = *item.scheduler;
+      if (scheduler.optimizer() != nullptr) {
+        optimizer = find_optimizer(*scheduler.optimizer());
+      } else {
+        optimizer = scheduler.has_own_optimizer() ? find_built_for(scheduler) : last_optimizer_;
+        scheduler.bind(std::shared_ptr<torch::optim::Optimizer>(optimizer, &optimizer->inner()),
+                       optimizer->base_rates());
+      }
+      optimizer->remember_base_rates(scheduler.base_rates());
       all_.schedulers.push_back({item.scheduler, optimizer});
     }
     item.prepared = {.optimizer = std::move(optimizer),
                      .with_optimizer = context_.plan.step_scheduler_with_optimizer,
-                     .steps_per_update = context_.plan.data.split_batches ? 1 : context_.group.size()};
+                     .steps_per_update = context_.plan.data.split_batches ? 1 : context_.group.size(),
+                     .adjust_scheduler = context_.plan.accumulation.adjust_scheduler};
+    if (context_.group.size() == 1) return;
+    item.prepared.sum = [group = context_.group, device = context_.plan.device](int64_t own) {
+      return sum_over_ranks(group, device, own);
+    };
+    if (!context_.plan.debug) return;
+    item.prepared.compare = [group = context_.group, device = context_.plan.device](double metric) {
+      require_equal_metrics(group, device, metric);
+    };
   }
 
  private:
@@ -119,6 +139,14 @@ class Build {
     for (const auto& optimizer : all_.optimizers) {
       auto core = optimizer.lock();
       if (core && core->is_for(inner)) return core;
+    }
+    return nullptr;
+  }
+
+  std::shared_ptr<OptimizerCore> find_built_for(const SchedulerCore& scheduler) const {
+    for (const auto& optimizer : all_.optimizers) {
+      auto core = optimizer.lock();
+      if (core && scheduler.was_built_for(core->inner())) return core;
     }
     return nullptr;
   }

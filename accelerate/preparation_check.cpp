@@ -81,15 +81,28 @@ class Check {
   }
 
   void scheduler(const SchedulerItem& item) const {
-    if (item.scheduler == nullptr) return schedule(item);
-    const torch::optim::Optimizer& optimizer = item.scheduler->optimizer();
+    if (item.scheduler == nullptr) throw_null("schedule");
+    const SchedulerCore& scheduler = *item.scheduler;
+    if (is_known(scheduler)) return;
+    const torch::optim::Optimizer* optimizer = scheduler.optimizer();
+    if (optimizer == nullptr && !scheduler.has_own_optimizer()) return of_the_call(scheduler);
     const auto is_its = [&](const auto& prepared) {
       const auto core = prepared.lock();
-      return core != nullptr && core->is_for(optimizer);
+      if (core == nullptr) return false;
+      return optimizer == nullptr ? scheduler.was_built_for(core->inner()) : core->is_for(*optimizer);
     };
     if (std::any_of(prepared_.optimizers.begin(), prepared_.optimizers.end(), is_its)) return;
-    if (kept_optimizers_.contains(&optimizer)) return;
-    const bool moved = moved_optimizers_.contains(&optimizer);
+    const auto is_among = [&](const std::set<torch::optim::Optimizer*>& given) {
+      return std::any_of(given.begin(), given.end(), [&](torch::optim::Optimizer* one) {
+        return optimizer == nullptr ? scheduler.was_built_for(*one) : one == optimizer;
+      });
+    };
+    if (is_among(kept_optimizers_)) return;
+    throw_without_optimizer(is_among(moved_optimizers_));
+  }
+
+ private:
+  [[noreturn]] static void throw_without_optimizer(bool moved) {
     throw UsageError({.place = "prepare",
                       .what = moved ? "The scheduler's optimizer is moved away by this call"
                                     : "The scheduler's optimizer is not prepared",
@@ -99,8 +112,15 @@ class Check {
                       .remedy = "Give both to prepare(), the optimizer as an lvalue or std::shared_ptr"});
   }
 
- private:
-  void schedule(const SchedulerItem& item) const {
+  bool is_known(const SchedulerCore& scheduler) const {
+    return std::any_of(prepared_.schedulers.begin(), prepared_.schedulers.end(), [&](const auto& known) {
+      const auto core = known.core.lock();
+      return core != nullptr && core->identity() == scheduler.identity() && !known.optimizer.expired();
+    });
+  }
+
+  /// One that has no optimizer yet, or does not say which, belongs to the one of the call.
+  void of_the_call(const SchedulerCore& scheduler) const {
     if (optimizers_.size() != 1) {
       throw UsageError({.place = "prepare",
                         .what = "It is not clear which optimizer the schedule belongs to",
@@ -108,8 +128,14 @@ class Check {
                         .expected = "exactly one optimizer",
                         .remedy = "Pass accelerate::Scheduler(optimizer, schedule) instead of the schedule"});
     }
-    if (!item.schedule) throw_null("schedule");
-    item.schedule(0);  // one that throws must do so before the optimizer is touched
+    if (scheduler.drives_by_reference() && kept_optimizers_.empty()) throw_without_optimizer(/*moved=*/true);
+    const torch::optim::Optimizer& optimizer = **optimizers_.begin();
+    std::vector<double> base_rates;
+    for (const auto& prepared : prepared_.optimizers) {
+      const auto core = prepared.lock();
+      if (core != nullptr && core->is_for(optimizer)) base_rates = core->base_rates();
+    }
+    scheduler.check(optimizer, base_rates);  // a schedule that throws must do so before the optimizer is touched
   }
 
   void learn_parameters(const torch::nn::Module& module) {
@@ -134,7 +160,7 @@ class Check {
   const PreparedObjects& prepared_;
   const SyncSchedule& sync_;
   std::set<const void*> known_parameters_;
-  std::set<const torch::optim::Optimizer*> optimizers_, kept_optimizers_, moved_optimizers_;  ///< of this call
+  std::set<torch::optim::Optimizer*> optimizers_, kept_optimizers_, moved_optimizers_;  ///< of this call
 };
 
 }  // namespace

@@ -28,8 +28,7 @@ struct LoaderItem {
   std::shared_ptr<LoaderCore> prepared = {};
 };
 struct SchedulerItem {
-  std::shared_ptr<SchedulerCore> scheduler;  ///< null: built from `schedule` over the one optimizer of the call
-  Schedule schedule = {};
+  std::shared_ptr<SchedulerCore> scheduler;  ///< without an optimizer yet: of the one of the call, or LibTorch's own
   SchedulerBinding prepared = {};
 };
 using PrepareItem = std::variant<ModelItem, OptimizerItem, LoaderItem, SchedulerItem>;
@@ -46,6 +45,11 @@ template <class T>
 concept OptimizerClass = std::is_convertible_v<T*, torch::optim::Optimizer*>;
 
 template <class T>
+concept SchedulerClass =
+    std::is_convertible_v<T*, torch::optim::LRScheduler*> ||
+    std::is_convertible_v<T*, torch::optim::ReduceLROnPlateauScheduler*>;
+
+template <class T>
 struct SharedTarget {};
 template <class T>
 struct SharedTarget<std::shared_ptr<T>> {
@@ -55,6 +59,13 @@ template <class T>
 concept SharedModule = ModuleClass<typename SharedTarget<T>::type>;
 template <class T>
 concept SharedOptimizer = OptimizerClass<typename SharedTarget<T>::type>;
+
+template <class T>
+concept SharedScheduler = SchedulerClass<typename SharedTarget<T>::type>;
+/// What the verb `prepare_scheduler` takes.
+template <class T>
+concept AnyScheduler = std::is_same_v<T, Scheduler> || std::is_same_v<T, ReduceLROnPlateau> || SchedulerClass<T> ||
+                       SharedScheduler<T> || std::is_convertible_v<T, Schedule>;
 
 template <class T>
 inline constexpr bool is_model = false;
@@ -67,6 +78,19 @@ inline constexpr bool is_loader<DataLoader<B>> = true;
 
 template <class>
 inline constexpr bool always_false = false;
+
+/// LibTorch's schedulers given as lvalues are borrowed.
+template <class T>
+std::shared_ptr<SchedulerCore> libtorch_scheduler(T&& object) {
+  using U = std::remove_cvref_t<T>;
+  static_assert(!std::is_const_v<std::remove_reference_t<T>>,
+                "accelerate: prepare() steps the scheduler it is given, so it cannot take a const one.");
+  if constexpr (std::is_lvalue_reference_v<T>) {
+    return make_scheduler(std::shared_ptr<U>(std::shared_ptr<void>(), &object));
+  } else {
+    return make_scheduler(std::make_shared<U>(std::move(object)));
+  }
+}
 
 /// The user's object as an item. Optimizers given as lvalues are borrowed.
 template <class T>
@@ -98,8 +122,15 @@ PrepareItem to_item(T&& object) {
     return LoaderItem{object.core()};
   } else if constexpr (std::is_same_v<U, Scheduler>) {
     return SchedulerItem{object.core()};
+  } else if constexpr (std::is_same_v<U, ReduceLROnPlateau>) {
+    return SchedulerItem{make_scheduler(std::forward<T>(object))};
+  } else if constexpr (SharedScheduler<U>) {
+    return SchedulerItem{make_scheduler(object)};
+  } else if constexpr (SchedulerClass<U>) {
+    return SchedulerItem{libtorch_scheduler(std::forward<T>(object))};
   } else if constexpr (std::is_convertible_v<U, Schedule>) {
-    return SchedulerItem{nullptr, Schedule(std::forward<T>(object))};
+    Schedule schedule(std::forward<T>(object));
+    return SchedulerItem{schedule ? make_scheduler(std::move(schedule)) : nullptr};
   } else if constexpr (ModuleClass<U>) {
     static_assert(
         always_false<T>,
@@ -108,7 +139,8 @@ PrepareItem to_item(T&& object) {
   } else {
     static_assert(always_false<T>,
                   "accelerate: prepare() takes modules (holder or std::shared_ptr), torch::optim optimizers, "
-                  "accelerate::DataLoader, accelerate::Scheduler and schedules such as accelerate::cosine().");
+                  "accelerate::DataLoader, accelerate::Scheduler, schedules such as accelerate::cosine() or "
+                  "accelerate::ReduceLROnPlateau, and torch::optim schedulers.");
   }
 }
 

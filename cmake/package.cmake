@@ -11,7 +11,7 @@ set(private_headers plan.h plan_agreement.h plan_device.h preparation.h runtime.
   comm/backends/shm/shm_backend.h comm/backends/shm/staged.h
   comm/address.h comm/backend.h comm/connect.h comm/group_core.h comm/liveness.h comm/liveness_rules.h comm/meeting.h
   comm/operations.h
-  optim/fused_update.h optim/move_state.h optim/update.h
+  optim/fused_update.h optim/momentum.h optim/move_state.h optim/scheduler_ranks.h optim/schedules/checks.h optim/update.h
   strategy/replicated.h
   strategy/ddp/errors.h strategy/ddp/gradient_reducer.h strategy/ddp/reducer_group.h strategy/ddp/same_model.h
   tensor/graph.h tensor/hardware.h

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace accelerate {
@@ -9,6 +10,7 @@ namespace accelerate {
 struct LoaderProgress {
   bool end_of_dataloader = false;  ///< the batch handed out last is the last one of the pass
   int64_t remainder = -1;          ///< samples in the last global batch; 0: a full one; -1: not known (`drop_last`)
+  int64_t batch_samples = 0;       ///< in the batch handed out last, over all processes, without what fills it up
 };
 
 /// The passes in progress over one Accelerator's loaders, innermost last; shared by loaders, accumulation and
@@ -24,6 +26,10 @@ class ActiveLoaders {
   bool end_of_dataloader() const { return in_dataloader() && passes_.back()->end_of_dataloader; }
   /// -1 outside a loop.
   int64_t remainder() const { return in_dataloader() ? passes_.back()->remainder : -1; }
+  /// Nothing outside a loop.
+  std::optional<int64_t> batch_samples() const {
+    return in_dataloader() ? std::optional(passes_.back()->batch_samples) : std::nullopt;
+  }
 
  private:
   std::vector<const LoaderProgress*> passes_;

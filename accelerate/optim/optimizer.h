@@ -46,6 +46,8 @@ class OptimizerCore {
   }
   /// Empty before the first call of `step()`.
   const std::optional<StepResult>& last_step() const { return last_step_; }
+  /// For who decides outside whether the last step was one: schedulers follow it.
+  void record(StepResult result) { last_step_ = result; }
   std::string_view update_name() const;
 
  private:

@@ -1,87 +1,162 @@
 #include "accelerate/optim/scheduler.h"
 
+#include <ATen/ATen.h>
 #include <torch/optim/optimizer.h>
 
+#include <algorithm>
+#include <sstream>
 #include <string>
 
 #include "accelerate/core/error.h"
 
 namespace accelerate {
-namespace internal {
+namespace {
 
-SchedulerCore::SchedulerCore(std::shared_ptr<torch::optim::Optimizer> optimizer, Schedule schedule,
-                             std::vector<double> base_rates)
-    : optimizer_(std::move(optimizer)), schedule_(std::move(schedule)), base_rates_(std::move(base_rates)) {
-  if (!schedule_) {
-    throw UsageError({.place = "Scheduler",
-                      .what = "The schedule is empty",
-                      .got = "an empty function",
-                      .expected = "constant(), linear(), cosine() or a function of the step",
-                      .remedy = "Pass one of them"});
-  }
-  if (optimizer_->param_groups().empty()) {
-    throw UsageError({.place = "Scheduler",
-                      .what = "The optimizer has no parameter groups",
-                      .got = "an optimizer that was moved from, or one made without parameters",
-                      .expected = "the optimizer that will step",
-                      .remedy = "Build the scheduler from the handle that prepare() returned"});
-  }
-  apply();
+std::shared_ptr<torch::optim::Optimizer> borrowed(torch::optim::Optimizer& optimizer) {
+  return std::shared_ptr<torch::optim::Optimizer>(std::shared_ptr<void>(), &optimizer);
 }
 
-void SchedulerCore::advance() {
-  ++steps_;
-  apply();
+std::shared_ptr<internal::SchedulerCore> bound(std::shared_ptr<internal::SchedulerCore> core,
+                                               torch::optim::Optimizer& optimizer) {
+  core->bind(borrowed(optimizer));
+  return core;
 }
 
-void SchedulerCore::apply() {
-  auto& groups = optimizer_->param_groups();
-  if (groups.size() < base_rates_.size()) {
-    throw UsageError(
-        {.place = "scheduler.step",
-         .what = "The optimizer has lost parameter groups",
-         .got = std::to_string(groups.size()) + " groups",
-         .expected = std::to_string(base_rates_.size()) + ", as when the scheduler was built",
-         .remedy = "Do not move the optimizer after building a scheduler from it; use the prepared handle"});
-  }
-  // A group added since the last step starts from the rate that it has.
-  for (size_t i = base_rates_.size(); i < groups.size(); ++i) base_rates_.push_back(groups[i].options().get_lr());
-  const double factor = schedule_(steps_);
-  for (size_t i = 0; i < groups.size(); ++i) groups[i].options().set_lr(base_rates_[i] * factor);
+std::shared_ptr<internal::SchedulerCore> bound(std::shared_ptr<internal::SchedulerCore> core,
+                                               const Optimizer& optimizer) {
+  core->bind(std::shared_ptr<torch::optim::Optimizer>(optimizer.core(), &optimizer.core()->inner()),
+             optimizer.core()->base_rates());
+  optimizer.core()->remember_base_rates(core->base_rates());
+  return core;
 }
 
-std::vector<double> SchedulerCore::last_lr() const {
-  std::vector<double> rates;
-  for (const auto& group : optimizer_->param_groups()) rates.push_back(group.options().get_lr());
-  return rates;
-}
-
-}  // namespace internal
+}  // namespace
 
 Scheduler::Scheduler(torch::optim::Optimizer& optimizer, Schedule schedule)
-    : core_(std::make_shared<internal::SchedulerCore>(
-          std::shared_ptr<torch::optim::Optimizer>(std::shared_ptr<void>(), &optimizer), std::move(schedule))) {}
+    : core_(bound(internal::make_scheduler(std::move(schedule)), optimizer)) {}
 
 Scheduler::Scheduler(const Optimizer& optimizer, Schedule schedule)
-    : core_(std::make_shared<internal::SchedulerCore>(
-          std::shared_ptr<torch::optim::Optimizer>(optimizer.core(), &optimizer.core()->inner()), std::move(schedule),
-          optimizer.core()->base_rates())) {
-  optimizer.core()->remember_base_rates(core_->base_rates());
+    : core_(bound(internal::make_scheduler(std::move(schedule)), optimizer)) {}
+
+Scheduler::Scheduler(torch::optim::Optimizer& optimizer, ReduceLROnPlateau options)
+    : core_(bound(internal::make_scheduler(std::move(options)), optimizer)) {}
+
+Scheduler::Scheduler(const Optimizer& optimizer, ReduceLROnPlateau options)
+    : core_(bound(internal::make_scheduler(std::move(options)), optimizer)) {}
+
+void Scheduler::step(const at::Tensor& metric) const {
+  if (!metric.defined() || metric.numel() != 1 || metric.is_complex()) {
+    std::ostringstream got;
+    if (metric.defined()) {
+      got << metric.scalar_type() << " of shape " << metric.sizes();
+    } else {
+      got << "an undefined tensor";
+    }
+    throw UsageError({.place = "scheduler.step",
+                      .what = "The metric is not one number",
+                      .got = got.str(),
+                      .expected = "a tensor of one real element",
+                      .remedy = "Reduce it with mean() or sum() first"});
+  }
+  step(metric.item<double>());
 }
 
-void Scheduler::step() const {
-  if (binding_) {
-    const SyncSchedule& sync = binding_->optimizer->sync();
-    sync.require_open("scheduler.step");
-    if (binding_->with_optimizer) {
-      if (!sync.sync_gradients()) return;
-      const auto& last = binding_->optimizer->last_step();
-      if (last && last->skipped()) return;
-      for (int64_t i = 0; i < binding_->steps_per_update; ++i) core_->advance();
+void Scheduler::check(const Call& call) const {
+  const auto refuse = [](std::string what, std::string got, std::string expected, std::string remedy) {
+    throw UsageError({.place = "scheduler.step",
+                      .what = std::move(what),
+                      .got = std::move(got),
+                      .expected = std::move(expected),
+                      .remedy = std::move(remedy)});
+  };
+  if (core_->takes_metric() && !call.metric) {
+    refuse("The scheduler needs the metric that it watches", call.seen ? "step(Seen{...})" : "step() without one",
+           "step(metric)", "Pass the loss or score of the validation, the same on every process");
+  }
+  if (!core_->takes_metric() && call.metric) {
+    refuse("The schedule does not depend on a metric", "step(metric)", "step()",
+           "Use accelerate::ReduceLROnPlateau to lower rates by a metric");
+  }
+  const bool counted = core_->unit() == ScheduleUnit::kSamples || core_->unit() == ScheduleUnit::kTokens;
+  if (call.seen && !counted) {
+    refuse("The schedule does not count what was seen", "step(Seen{" + std::to_string(*call.seen) + "})", "step()",
+           "Give the schedule its unit: schedule.in(accelerate::ScheduleUnit::kTokens)");
+  }
+  if (call.seen && *call.seen < 0) {
+    refuse("The count is negative", "step(Seen{" + std::to_string(*call.seen) + "})", "0 or more",
+           "Pass what this micro-step has seen");
+  }
+  if (call.seen || !counted) return;
+  if (core_->unit() == ScheduleUnit::kTokens) {
+    refuse("The schedule is in tokens, which only you can count", "step() without a count",
+           "step(Seen{.count = tokens}) on every micro-step", "Count the tokens of this process's batch");
+  }
+  if (!binding_ || !binding_->optimizer->sync().batch_samples()) {
+    refuse("The schedule is in samples, and no prepared loader is being iterated", "step() without a count",
+           "step(Seen{.count = samples}) on every micro-step, or a loop over a prepared loader",
+           "Count the samples of this process's batch");
+  }
+}
+
+/// What a call is worth: counts of this process alone, or of all together.
+internal::SchedulerCore::Waiting Scheduler::amount(const Call& call) const {
+  if (call.seen) return {.own = *call.seen};
+  switch (core_->unit()) {
+    case ScheduleUnit::kUpdates:
+      return {.all = 1};
+    case ScheduleUnit::kSamples:
+    case ScheduleUnit::kTokens:
+      return {.all = *binding_->optimizer->sync().batch_samples()};
+    case ScheduleUnit::kBatches:
+      break;
+  }
+  return {.all = binding_ && binding_->with_optimizer ? binding_->steps_per_update : 1};
+}
+
+bool Scheduler::counts_micro_steps() const {
+  switch (core_->unit()) {
+    case ScheduleUnit::kUpdates:
+      return false;
+    case ScheduleUnit::kSamples:
+    case ScheduleUnit::kTokens:
+      return true;
+    case ScheduleUnit::kBatches:
+      break;
+  }
+  // A metric is measured once an epoch or so: it has no length that accumulation would change.
+  return binding_->adjust_scheduler && !core_->takes_metric();
+}
+
+void Scheduler::advance(internal::SchedulerCore::Waiting amount, const Call& call) const {
+  if (binding_ && binding_->compare && call.metric) binding_->compare(*call.metric);
+  const bool of_ranks = binding_ && binding_->sum && call.seen;
+  int64_t steps = amount.all + (of_ranks ? binding_->sum(amount.own) : amount.own);
+  // Several steps at once may pass the end, of which the caller knows nothing. Source: `AcceleratedScheduler.step`.
+  if (binding_ && binding_->with_optimizer && core_->total_steps()) {
+    steps = std::min(steps, *core_->total_steps() - core_->steps());
+  }
+  core_->advance(steps, call.metric);
+}
+
+void Scheduler::take(const Call& call) const {
+  if (binding_) binding_->optimizer->sync().require_open("scheduler.step");
+  check(call);
+  internal::SchedulerCore::Waiting amount = this->amount(call);
+  if (binding_ && binding_->with_optimizer) {
+    internal::SchedulerCore::Waiting& waiting = core_->waiting;
+    if (!binding_->optimizer->sync().sync_gradients()) {
+      if (!counts_micro_steps()) return;
+      waiting.own += amount.own;
+      waiting.all += amount.all;
       return;
     }
+    amount.own += waiting.own;
+    amount.all += waiting.all;
+    waiting = {};
+    const auto& last = binding_->optimizer->last_step();
+    if (last && last->skipped()) return;
   }
-  core_->advance();
+  advance(amount, call);
 }
 
 }  // namespace accelerate

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "accelerate/data/active_loaders.h"
 
@@ -26,6 +27,8 @@ class SyncSchedule {
   void enter_window();
   void leave_window() noexcept { open_ = false; }
   bool in_window() const { return open_; }
+  /// Samples of all processes in the batch of this micro-step; nothing outside a loop over a prepared loader.
+  std::optional<int64_t> batch_samples() const { return loaders_->batch_samples(); }
   /// Counts the windows entered; two calls with the same number belong to one window.
   int64_t window() const { return window_; }
 

@@ -48,7 +48,7 @@ def produce():
     sys.path.insert(0, str(HERE))
     import torch
 
-    from original import checkpoints, configurations, gather, problem, schedules, several, sharding, traces
+    from original import checkpoints, configurations, gather, learning_rates, problem, schedules, several, sharding, traces
 
     torch.set_num_threads(1)
     # An untied schedule steps during accumulation, before the first optimizer step: the case is meant.
@@ -63,6 +63,8 @@ def produce():
             files[name] = {"versions": versions, **document}
     files["sharding.json"] = {"versions": versions, **sharding.document()}
     files["schedules.json"] = {"versions": versions, **schedules.document()}
+    files["schedules_long.json"] = {"versions": versions, **schedules.long_document()}
+    files["learning_rates.json"] = {"versions": versions, **learning_rates.document(1)}
     files["gather_for_metrics.json"] = {"versions": versions, **gather.document()}
     files["state_dict.json"] = {"versions": versions, **checkpoints.keys_document()}
     blob, described = checkpoints.mlp_file(data)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from . import collectives, gather, several_configurations, traces
+from . import collectives, gather, learning_rates, several_configurations, traces
 
 
 def _of_rank(rank, size, problem):
@@ -19,6 +19,8 @@ def _of_rank(rank, size, problem):
         documents[f"traces-{size}/{configuration['name']}.json"] = traces.trace(configuration, problem)
     documents[f"gather_for_metrics-{size}.json"] = gather.several_document(size)
     documents[f"collectives-{size}.json"] = collectives.document(rank, size)
+    if size == 2:
+        documents["learning_rates-2.json"] = learning_rates.document(size)
     return documents
 
 
@@ -52,6 +54,10 @@ def _split_state(document):
 
 def _merged(name, ranks):
     first = dict(ranks[0])
+    if name.startswith("learning_rates"):
+        if any(other != first for other in ranks):
+            raise ValueError(f"{name}: the ranks recorded other rates")
+        return first
     if "configuration" not in first:
         return {"ranks": ranks}
     states = [_split_state(other) for other in ranks]
