@@ -54,12 +54,19 @@ internal::Runtime& Accelerator::runtime() const {
                     .remedy = "Use that one"});
 }
 
-void Accelerator::prepare_all(std::span<internal::PrepareItem> items) { runtime().prepare(items); }
+void Accelerator::prepare_all(std::span<internal::PrepareItem> items, const PrepareOptions& options) {
+  internal::place_items(items, options);
+  runtime().prepare(items);
+}
+
+void Accelerator::release() { runtime().release(); }
+void Accelerator::empty_cache() const { runtime().empty_cache(); }
 
 namespace {
 
 void require_own(const char* verb, const internal::ModelCore& model, const SyncSchedule& sync) {
   if (model.owner() == &sync) return;
+  if (model.owner()->released()) model.owner()->require_open(verb);
   const std::string call = std::string(verb) + "()";
   throw UsageError({.place = verb,
                     .what = "The model was prepared by another Accelerator",
@@ -70,11 +77,33 @@ void require_own(const char* verb, const internal::ModelCore& model, const SyncS
 
 }  // namespace
 
+namespace {
+
+std::vector<at::Tensor> parameters_of(const ModelList& models) {
+  std::vector<at::Tensor> parameters;
+  for (const ModelList::Entry& entry : models.entries()) {
+    for (at::Tensor& parameter : entry.core()->trainable()) parameters.push_back(std::move(parameter));
+  }
+  return parameters;
+}
+
+/// In the order of `parameters_of`.
+std::vector<std::string> names_of(const ModelList& models) {
+  std::vector<std::string> names;
+  for (const ModelList::Entry& entry : models.entries()) {
+    for (std::string& name : entry.core()->trainable_names()) names.push_back(std::move(name));
+  }
+  return names;
+}
+
+}  // namespace
+
 Accumulation Accelerator::accumulate_all(std::initializer_list<internal::ModelCore*> models) {
   const std::shared_ptr<SyncSchedule>& sync = runtime().sync();
   for (const internal::ModelCore* model : models) require_own("accumulate", *model, *sync);
   Accumulation window(sync);
-  if (!sync->sync_gradients()) {
+  runtime().correct_window();
+  if (!sync->communicates()) {
     // Models that are not named go on averaging every time. Source: `Accelerator.accumulate`.
     for (internal::ModelCore* model : models) model->accumulate_in(sync->window());
   }
@@ -95,6 +124,21 @@ ClipResult Accelerator::clip_grad_norm_(const std::vector<at::Tensor>& parameter
   if (!sync_gradients()) return {.norm = {}, .accumulated = true};
   return {.norm = internal::clip_grad_norm(parameters, options), .accumulated = false};
 }
+
+ClipResult Accelerator::clip_grad_norm_(const ModelList& models, ClipNormOptions options) {
+  runtime().sync()->require_open("clip_grad_norm_");
+  if (!sync_gradients()) return {.norm = {}, .accumulated = true};
+  const auto name = [&](size_t index) { return names_of(models).at(index); };
+  return {.norm = internal::clip_grad_norm(parameters_of(models), options, name), .accumulated = false};
+}
+
+ClipResult Accelerator::clip_grad_value_(const ModelList& models, ClipValueOptions options) {
+  return clip_grad_value_(parameters_of(models), options);
+}
+
+void Accelerator::unscale_gradients() { runtime().sync()->require_open("unscale_gradients"); }
+
+bool Accelerator::optimizer_step_was_skipped() const { return runtime().optimizer_step_was_skipped(); }
 
 ClipResult Accelerator::clip_grad_value_(const std::vector<at::Tensor>& parameters, ClipValueOptions options) {
   runtime().sync()->require_open("clip_grad_value_");
@@ -198,6 +242,7 @@ int64_t Accelerator::local_process_index() const { return runtime().plan().world
 c10::Device Accelerator::device() const { return runtime().plan().device; }
 const std::string& Accelerator::mixed_precision() const { return runtime().plan().precision.name; }
 int64_t Accelerator::gradient_accumulation_steps() const { return runtime().sync()->num_steps(); }
+void Accelerator::set_gradient_accumulation_steps(int64_t steps) { runtime().sync()->set_num_steps(steps); }
 bool Accelerator::sync_gradients() const { return runtime().sync()->sync_gradients(); }
 const Fields& Accelerator::plan() const { return runtime().plan().fields; }
 

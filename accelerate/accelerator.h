@@ -53,11 +53,48 @@ class Accelerator {
   /// for one argument, a tuple for several. All or nothing. An object given twice, also in another call, is the same
   /// prepared object. Optimizers given by reference are borrowed and must outlive their handles.
   template <class... Objects>
-  auto prepare(Objects&&... objects) {
-    static_assert(sizeof...(Objects) > 0, "accelerate: prepare() takes at least one object.");
-    std::array<internal::PrepareItem, sizeof...(Objects)> items{internal::to_item(std::forward<Objects>(objects))...};
-    prepare_all(items);
-    return handles<std::remove_cvref_t<Objects>...>(items, std::index_sequence_for<Objects...>{});
+  requires(!internal::begins_with_options<Objects...>) auto prepare(Objects&&... objects) {
+    return prepare_objects(PrepareOptions{}, std::forward<Objects>(objects)...);
+  }
+  /// `prepare({.device_placement = {true, false}}, model, loader)`. Throws UsageError for as many entries as objects.
+  template <class... Objects>
+  auto prepare(const PrepareOptions& options, Objects&&... objects) {
+    return prepare_objects(options, std::forward<Objects>(objects)...);
+  }
+  /// One object with options of its own. Throws UsageError like `prepare`, and for a model that is to be trained after
+  /// it was prepared for evaluation.
+  template <class Object>
+  auto prepare_model(Object&& model, PrepareModelOptions options = {}) {
+    static_assert(internal::PreparableModel<std::remove_cvref_t<Object>>,
+                  "accelerate: prepare_model() takes a holder, a std::shared_ptr or a torch::jit::Module.");
+    return prepare_one<internal::ModelItem>(std::forward<Object>(model), options);
+  }
+  template <class Object>
+  auto prepare_optimizer(Object&& optimizer, PrepareOptimizerOptions options = {}) {
+    static_assert(internal::PreparableOptimizer<std::remove_cvref_t<Object>>,
+                  "accelerate: prepare_optimizer() takes a torch::optim optimizer.");
+    return prepare_one<internal::OptimizerItem>(std::forward<Object>(optimizer), options);
+  }
+  template <class Object>
+  auto prepare_data_loader(Object&& loader, PrepareDataLoaderOptions options = {}) {
+    static_assert(internal::is_loader<std::remove_cvref_t<Object>>,
+                  "accelerate: prepare_data_loader() takes an accelerate::DataLoader.");
+    return prepare_one<internal::LoaderItem>(std::forward<Object>(loader), options);
+  }
+
+  /// Lets go of everything that was prepared, empties the handles and pointers given, and starts counting micro-steps
+  /// anew: for a second training in one program. Training verbs of older handles throw UsageError, their models run
+  /// plain, their loaders still iterate. Source: `Accelerator.free_memory`.
+  template <class... Handles>
+  void free_memory(Handles&... handles) {
+    release();
+    (internal::let_go(handles), ...);
+    empty_cache();
+  }
+  /// The same. Source: `Accelerator.clear`.
+  template <class... Handles>
+  void clear(Handles&... handles) {
+    free_memory(handles...);
   }
 
   /// `prepare` of one scheduler or schedule. One that does not say whose rates it sets, as a bare schedule, needs the
@@ -94,28 +131,47 @@ class Accelerator {
     return override_sync(model.core(), GradientSync::kReduce);
   }
 
-  /// Runs autograd from `loss` (one element) divided by the number of accumulation steps.
+  /// Runs autograd from `loss` (one element) divided by the number of accumulation steps, or counted as `num_items` or
+  /// `weight` say. Throws UsageError for a loss without a graph, and for losses with and without counts in one window.
   void backward(const at::Tensor& loss, BackwardOptions options = {});
 
   template <class M>
   ClipResult clip_grad_norm_(const Model<M>& model, ClipNormOptions options) {
-    return clip_grad_norm_(model.core()->trainable(), options);
+    return clip_grad_norm_(ModelList{model}, options);
   }
   /// The peer's short form: `clip_grad_norm_(model, 1.0)`.
   template <class M>
   ClipResult clip_grad_norm_(const Model<M>& model, double max_norm) {
     return clip_grad_norm_(model, ClipNormOptions{.max_norm = max_norm});
   }
+  /// Several models under one norm: `clip_grad_norm_({encoder, head}, {.max_norm = 1.0})`.
+  ClipResult clip_grad_norm_(const ModelList& models, ClipNormOptions options);
+  ClipResult clip_grad_norm_(const ModelList& models, double max_norm) {
+    return clip_grad_norm_(models, ClipNormOptions{.max_norm = max_norm});
+  }
   ClipResult clip_grad_norm_(const std::vector<at::Tensor>& parameters, double max_norm) {
     return clip_grad_norm_(parameters, ClipNormOptions{.max_norm = max_norm});
   }
-  /// Scales the parameters' gradients so that their joint norm is at most `max_norm`.
+  /// Scales the parameters' gradients so that their joint norm is at most `max_norm`. On a micro-step that does not end
+  /// a window it does nothing and says so in its result. Throws UsageError for options out of range, and with
+  /// `error_if_nonfinite` for a norm that is not finite: averaged gradients are so on every process.
   ClipResult clip_grad_norm_(const std::vector<at::Tensor>& parameters, ClipNormOptions options);
   template <class M>
   ClipResult clip_grad_value_(const Model<M>& model, ClipValueOptions options) {
-    return clip_grad_value_(model.core()->trainable(), options);
+    return clip_grad_value_(ModelList{model}, options);
   }
   ClipResult clip_grad_value_(const std::vector<at::Tensor>& parameters, ClipValueOptions options);
+  ClipResult clip_grad_value_(const ModelList& models, ClipValueOptions options);
+  /// Undoes the loss scaling of fp16; nothing in the precisions there are. Source: `Accelerator.unscale_gradients`.
+  void unscale_gradients();
+  template <class... Optimizers>
+  requires(std::is_same_v<Optimizers, Optimizer>&&...) void unscale_gradients(const Optimizer& first,
+                                                                              const Optimizers&... more) {
+    (internal::held(first.core(), "optimizer"), ..., internal::held(more.core(), "optimizer"));
+    unscale_gradients();
+  }
+  /// Whether some prepared optimizer left its last step out because a gradient was not finite.
+  bool optimizer_step_was_skipped() const;
 
   /// The model's precision for code outside a model call, until the guard ends. Nothing for `mixed_precision` "no".
   AutocastScope autocast(AutocastOptions options = {}) const;
@@ -196,6 +252,11 @@ class Accelerator {
   c10::Device device() const;
   const std::string& mixed_precision() const;
   int64_t gradient_accumulation_steps() const;
+  /// From the next micro-step on, the same on every process. The count of micro-steps goes on: between two updates this
+  /// changes which one is the next, and the gradients gathered so far stay divided by the old number; `free_memory`
+  /// starts the count anew. Throws UsageError for less than 1, and while a window is open.
+  /// Source: the setter of `Accelerator.gradient_accumulation_steps`.
+  void set_gradient_accumulation_steps(int64_t steps);
   /// Whether the current micro-step ends its window; stays as the last window set it.
   bool sync_gradients() const;
   /// Every effective setting and where it came from.
@@ -248,7 +309,23 @@ class Accelerator {
         "accelerate: a value without tensors stays what it is on each process; put the number into a tensor first, "
         "for example torch::tensor(3.0).");
   }
-  void prepare_all(std::span<internal::PrepareItem> items);
+  void prepare_all(std::span<internal::PrepareItem> items, const PrepareOptions& options);
+  template <class... Objects>
+  auto prepare_objects(const PrepareOptions& options, Objects&&... objects) {
+    static_assert(sizeof...(Objects) > 0, "accelerate: prepare() takes at least one object.");
+    std::array<internal::PrepareItem, sizeof...(Objects)> items{internal::to_item(std::forward<Objects>(objects))...};
+    prepare_all(items, options);
+    return handles<std::remove_cvref_t<Objects>...>(items, std::index_sequence_for<Objects...>{});
+  }
+  template <class Item, class Object, class Options>
+  auto prepare_one(Object&& object, const Options& options) {
+    std::array<internal::PrepareItem, 1> items{internal::to_item(std::forward<Object>(object))};
+    std::get<Item>(items[0]).options = options;
+    prepare_all(items, {});
+    return internal::from_item<std::remove_cvref_t<Object>>(items[0]);
+  }
+  void release();
+  void empty_cache() const;
   Accumulation accumulate_all(std::initializer_list<internal::ModelCore*> models);
   GradientSyncScope override_sync(const std::shared_ptr<internal::ModelCore>& model, GradientSync sync);
   template <class T>

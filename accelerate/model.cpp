@@ -1,6 +1,7 @@
 #include "accelerate/model.h"
 
 #include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/variable.h>
 #include <torch/nn/module.h>
 
 #include <unordered_set>
@@ -19,7 +20,8 @@ ModelCore::ModelCore(std::shared_ptr<torch::nn::Module> module, c10::Device devi
       policy_(policy),
       strategy_(std::move(strategy)),
       sync_(std::move(sync)),
-      table_(strategy_->attach({.module = *module_, .group = group, .precision = policy_, .log = std::move(log)})) {}
+      table_(strategy_->attach({.module = *module_, .group = group, .precision = policy_, .log = std::move(log)})),
+      ranks_(group.size()) {}
 
 ModelCore::~ModelCore() = default;
 
@@ -71,13 +73,39 @@ void ModelCore::before_update() {
   if (sync_now() == GradientSync::kReduce) strategy_->before_update();
 }
 
+namespace {
+
+/// Layers may have been unfrozen since the strategy was attached.
+bool trains(const ParameterRow& row) { return row.trainable || row.tensor.requires_grad(); }
+
+}  // namespace
+
 std::vector<at::Tensor> ModelCore::trainable() const {
   std::vector<at::Tensor> tensors;
   for (const ParameterRow& row : table_) {
-    // Layers may have been unfrozen since the strategy was attached.
-    if (row.trainable || row.tensor.requires_grad()) tensors.push_back(row.tensor);
+    if (trains(row)) tensors.push_back(row.tensor);
   }
   return tensors;
+}
+
+std::vector<std::string> ModelCore::trainable_names() const {
+  std::vector<std::string> names;
+  for (const ParameterRow& row : table_) {
+    if (trains(row)) names.push_back(row.name);
+  }
+  return names;
+}
+
+bool ModelCore::reached_by(const at::Tensor& loss) const {
+  std::vector<std::shared_ptr<torch::autograd::Node>> alive;
+  std::unordered_set<const torch::autograd::Node*> nodes;
+  for (const at::Tensor& parameter : trainable()) {
+    auto accumulator = torch::autograd::impl::try_get_grad_accumulator(parameter);
+    if (accumulator == nullptr) continue;
+    nodes.insert(accumulator.get());
+    alive.push_back(std::move(accumulator));
+  }
+  return reaches(loss, nodes);
 }
 
 }  // namespace accelerate::internal

@@ -2,6 +2,7 @@
 
 #include <concepts>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -9,12 +10,17 @@
 #include <utility>
 #include <vector>
 
+#include "accelerate/core/handle.h"
+#include "accelerate/optim/loss_weights.h"
 #include "accelerate/precision/policy.h"
 #include "accelerate/strategy/strategy.h"
 #include "accelerate/tensor/tree.h"
 
 namespace torch::autograd {
 struct Node;
+}
+namespace torch::nn {
+class Module;
 }
 
 namespace accelerate {
@@ -37,7 +43,8 @@ class ForwardCall {
 /// The part of a prepared model that does not know the module's type.
 class ModelCore {
  public:
-  /// Attaches the strategy. Throws what it throws; nothing else has happened then.
+  /// Attaches the strategy to the ranks of `group`; a group of one leaves gradients and values to each process. Throws
+  /// what it throws; nothing else has happened then.
   ModelCore(std::shared_ptr<torch::nn::Module> module, c10::Device device, PrecisionPolicy policy,
             std::unique_ptr<Strategy> strategy, const Group& group, std::shared_ptr<const SyncSchedule> sync, Log log);
   ~ModelCore();
@@ -62,6 +69,13 @@ class ModelCore {
   Strategy& strategy() { return *strategy_; }
   const ParameterTable& table() const { return table_; }
   std::vector<at::Tensor> trainable() const;
+  /// What the user calls the parameters that `trainable` lists.
+  std::vector<std::string> trainable_names() const;
+  /// Whether autograd from `loss` comes to a parameter of this model.
+  bool reached_by(const at::Tensor& loss) const;
+  /// The ranks over which its gradients are averaged.
+  int64_t ranks() const { return ranks_; }
+  LossWeights& loss_weights() { return loss_weights_; }
   /// The Accelerator it was prepared by.
   const SyncSchedule* owner() const { return sync_.get(); }
 
@@ -75,6 +89,8 @@ class ModelCore {
   std::unique_ptr<Strategy> strategy_;
   std::shared_ptr<const SyncSchedule> sync_;
   ParameterTable table_;
+  int64_t ranks_;
+  LossWeights loss_weights_;
   std::vector<GradientSync> forced_;  ///< by the guards that are alive
   int64_t local_window_ = 0;          ///< the last window that leaves gradients local
   /// Where the graphs of forwards that ran under `no_sync` end, until a forward that did not.
@@ -139,7 +155,9 @@ class [[nodiscard("keep the guard: `auto local = accelerator.no_sync(model);`")]
 };
 
 /// A prepared model: a handle beside the user's module, which is neither wrapped nor renamed. Copies share everything.
-/// Calls take what `M::forward` takes and return what it returns, in the model's precision.
+/// Calls take what `M::forward` takes and return what it returns, in the model's precision. A
+/// `Model<torch::nn::Module>`, for callers that know no more of a module (language bindings), has no `forward`: `call`
+/// takes a function of the module. After `free_memory` calls run plain, and the emptied handle throws UsageError.
 /// Source: what `Accelerator.prepare_model` returns.
 template <class M>
 class Model {
@@ -150,26 +168,61 @@ class Model {
 
   template <class... Args>
   auto operator()(Args&&... args) const {
-    return internal::run_typed(*core_,
-                               [&]() -> decltype(auto) { return module_->forward(std::forward<Args>(args)...); });
+    if constexpr (std::is_same_v<M, torch::nn::Module>) {
+      static_assert(sizeof...(Args) > 1000,
+                    "accelerate: a torch::nn::Module of unknown type has no forward(); run it with "
+                    "model.call([&](torch::nn::Module& module) { return ...; }).");
+    } else {
+      return internal::run_typed(*core(),
+                                 [&]() -> decltype(auto) { return module_->forward(std::forward<Args>(args)...); });
+    }
   }
 
-  /// A second entry point beside `forward`: `model.call(&Net::act, observation)`.
+  /// A second entry point beside `forward`: `model.call(&Net::act, observation)`; or a function that takes the module:
+  /// `model.call([&](Net& net) { return net.act(observation); })`.
   template <class Method, class... Args>
   requires std::invocable<Method, M&, Args...>
   auto call(Method method, Args&&... args) const {
     return internal::run_typed(
-        *core_, [&]() -> decltype(auto) { return std::invoke(method, *module_, std::forward<Args>(args)...); });
+        *core(), [&]() -> decltype(auto) { return std::invoke(method, *module_, std::forward<Args>(args)...); });
   }
 
-  M* operator->() const { return module_.get(); }
-  M& operator*() const { return *module_; }
-  const std::shared_ptr<M>& ptr() const { return module_; }
-  const std::shared_ptr<internal::ModelCore>& core() const { return core_; }
+  M* operator->() const { return ptr().get(); }
+  M& operator*() const { return *ptr(); }
+  const std::shared_ptr<M>& ptr() const { return internal::held(module_, "model"); }
+  const std::shared_ptr<internal::ModelCore>& core() const { return internal::held(core_, "model"); }
+  /// Emptied by `free_memory`, or moved from.
+  bool empty() const { return core_ == nullptr; }
 
  private:
   std::shared_ptr<M> module_;
   std::shared_ptr<internal::ModelCore> core_;
 };
+
+/// Prepared models of any types, one after the other: `{encoder, head}`.
+class ModelList {
+ public:
+  class Entry {
+   public:
+    template <class M>
+    Entry(const Model<M>& model) : core_(model.core()) {}  // NOLINT: `{encoder, head}`
+    const std::shared_ptr<internal::ModelCore>& core() const { return core_; }
+
+   private:
+    std::shared_ptr<internal::ModelCore> core_;
+  };
+  ModelList(std::initializer_list<Entry> models) : models_(models) {}
+  const std::vector<Entry>& entries() const { return models_; }
+
+ private:
+  std::vector<Entry> models_;
+};
+
+/// The user's own module, which a handle only stands beside. It runs plain, in its own precision.
+/// Source: `accelerate.utils.extract_model_from_parallel`; nothing is wrapped here, so there is nothing to keep.
+template <class M>
+std::shared_ptr<M> extract_model_from_parallel(const Model<M>& model) {
+  return model.ptr();
+}
 
 }  // namespace accelerate

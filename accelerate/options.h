@@ -1,9 +1,13 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "accelerate/comm/handles.h"
@@ -14,11 +18,19 @@
 
 namespace accelerate {
 
+/// What the losses of a window without counts of their own (`BackwardOptions`) are divided by.
+enum class WindowDivisor {
+  kNumSteps,    ///< `num_steps`, as in the original: the update of a short last window is smaller
+  kMicroSteps,  ///< the number of micro-steps that the window has come to: each window is a mean over its micro-steps
+};
+
 /// How gradients accumulate over micro-steps. Source: `accelerate.utils.GradientAccumulationPlugin`.
 struct GradientAccumulationPlugin {
   int64_t num_steps = 1;             ///< micro-steps in a window; `backward` divides the loss by it
   bool adjust_scheduler = false;     ///< schedules are sized in batches: a micro-step counts like an update
   bool sync_with_dataloader = true;  ///< the loader's last batch always ends a window
+  bool sync_each_batch = false;      ///< gradients are averaged over the processes after every micro-step
+  WindowDivisor divide_by = WindowDivisor::kNumSteps;
 };
 
 /// How prepared loaders share data over the processes. Source: `accelerate.utils.DataLoaderConfiguration`.
@@ -66,9 +78,33 @@ struct AcceleratorOptions {
 /// What `mixed_precision` is when neither the argument nor the environment says.
 inline constexpr const char* kDefaultPrecision = "no";
 
+/// How much a loss counts: a number, or a tensor of one element, which the host does not read.
+class LossCount {
+ public:
+  LossCount() = default;  ///< not given
+  template <class Number>
+  requires std::is_arithmetic_v<Number> LossCount(Number number)  // NOLINT: `.num_items = 12`
+      : number_(static_cast<double>(number)) {}
+  LossCount(at::Tensor tensor) : tensor_(std::move(tensor)) {}  // NOLINT: `.num_items = mask.sum()`
+  bool given() const { return number_ || tensor_; }
+  const std::optional<double>& number() const { return number_; }
+  const std::optional<at::Tensor>& tensor() const { return tensor_; }
+
+ private:
+  std::optional<double> number_;
+  std::optional<at::Tensor> tensor_;
+};
+
 struct BackwardOptions {
   bool retain_graph = false;  ///< the graph can be walked again
   bool create_graph = false;  ///< the gradients get a graph of their own; implies retain_graph
+  /// The loss is a sum over so many tokens or samples; 0 is allowed. Counts are summed over the micro-steps of a window
+  /// and over the processes, and where the window ends the gradients are divided once by that sum instead of by the
+  /// number of steps and of processes: the update is that of one batch of everything.
+  LossCount num_items = {};
+  /// The same for a loss that is a mean over so many: it is multiplied by the count first. Not together with
+  /// `num_items`.
+  LossCount weight = {};
 };
 
 }  // namespace accelerate

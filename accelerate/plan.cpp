@@ -243,6 +243,9 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment, 
   const std::string from_plugin = options.gradient_accumulation_plugin ? "argument" : "default";
   plan.fields.add({"sync_with_dataloader", yes_no(plan.accumulation.sync_with_dataloader), from_plugin});
   plan.fields.add({"adjust_scheduler", yes_no(plan.accumulation.adjust_scheduler), from_plugin});
+  plan.fields.add({"sync_each_batch", yes_no(plan.accumulation.sync_each_batch), from_plugin});
+  const bool own_size = plan.accumulation.divide_by == WindowDivisor::kMicroSteps;
+  plan.fields.add({"divide_by", own_size ? "micro-steps" : "num_steps", from_plugin});
   const std::string from_data = options.dataloader_config ? "argument" : "default";
   plan.fields.add({"even_batches", yes_no(plan.data.even_batches), from_data});
   plan.fields.add({"split_batches", yes_no(plan.data.split_batches), from_data});

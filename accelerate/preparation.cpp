@@ -4,10 +4,8 @@
 #include <torch/optim/optimizer.h>
 
 #include <algorithm>
-#include <functional>
-#include <unordered_set>
+#include <optional>
 
-#include "accelerate/comm/group_core.h"
 #include "accelerate/optim/move_state.h"
 #include "accelerate/optim/scheduler_ranks.h"
 
@@ -39,25 +37,35 @@ class Build {
   }
 
   void model(ModelItem& item) {
-    const auto same = [&](const auto& model) { return model->module() == item.module; };
+    const auto same = [&](const auto& model) { return is_same_module(model->module(), item.module); };
     if (const auto* known = find_in(all_.models, same)) {
       item.prepared = *known;
       return;
     }
     const Plan& plan = context_.plan;
-    move(*item.module, plan.device);
-    item.prepared = std::make_shared<ModelCore>(item.module, plan.device, plan.precision.policy,
-                                                plan.strategy.make(plan.strategy_options), context_.group,
-                                                context_.sync, context_.log);
+    c10::Device device = plan.device;
+    if (places(item.options.device_placement)) {
+      move(*item.module, device);
+    } else if (const auto parameters = item.module->parameters(); !parameters.empty()) {
+      device = parameters.front().device();
+    }
+    // Nobody shares a model that is only evaluated.
+    const Group ranks = item.options.evaluation_mode ? Group() : context_.group;
+    item.prepared =
+        std::make_shared<ModelCore>(item.module, device, plan.precision.policy,
+                                    plan.strategy.make(plan.strategy_options), ranks, context_.sync, context_.log);
     all_.models.push_back(item.prepared);
+    if (item.options.evaluation_mode) all_.evaluated.push_back(item.prepared.get());
   }
 
   void optimizer(OptimizerItem& item) {
     if (item.prepared == nullptr) item.prepared = find_optimizer(item.optimizer);
     if (item.prepared == nullptr) {
       if (item.take != nullptr) item.optimizer = item.take(*item.optimizer);
-      move_state(*item.optimizer);
-      item.prepared = std::make_shared<OptimizerCore>(item.optimizer, context_.sync, gradient_check(*item.optimizer));
+      list_each_once(*item.optimizer);
+      if (places(item.options.device_placement)) move_state(*item.optimizer);
+      item.prepared = std::make_shared<OptimizerCore>(item.optimizer, context_.sync,
+                                                      hooks_of(*item.optimizer, all_.models, context_), item.set_mode);
       all_.optimizers.push_back(item.prepared);
     }
     last_optimizer_ = item.prepared;
@@ -70,6 +78,7 @@ class Build {
     }
     const Plan& plan = context_.plan;
     item.prepared = item.loader->prepared({.device = plan.device,
+                                           .moves = places(item.options.device_placement),
                                            .active = context_.active_loaders,
                                            .shard = {.rank = context_.group.rank(),
                                                      .size = context_.group.size(),
@@ -114,25 +123,7 @@ class Build {
   }
 
  private:
-  /// Asks the group, and the models whose parameters `optimizer` has; nothing in one process.
-  std::function<void()> gradient_check(const torch::optim::Optimizer& optimizer) const {
-    if (context_.group.size() == 1) return {};
-    std::unordered_set<const void*> parameters;
-    for (const auto& group : optimizer.param_groups()) {
-      for (const at::Tensor& parameter : group.params()) parameters.insert(parameter.unsafeGetTensorImpl());
-    }
-    std::vector<std::weak_ptr<ModelCore>> models;
-    for (const auto& model : all_.models) {
-      const auto has = [&](const ParameterRow& row) { return parameters.contains(row.tensor.unsafeGetTensorImpl()); };
-      if (std::any_of(model->table().begin(), model->table().end(), has)) models.push_back(model);
-    }
-    return [models = std::move(models), group = std::weak_ptr(context_.group.core())] {
-      if (const auto ranks = group.lock()) ranks->require_ranks("optimizer.step");
-      for (const auto& weak : models) {
-        if (const auto model = weak.lock()) model->before_update();
-      }
-    };
-  }
+  bool places(std::optional<bool> asked) const { return asked.value_or(true); }
 
   template <class Inner>
   std::shared_ptr<OptimizerCore> find_optimizer(const Inner& inner) const {

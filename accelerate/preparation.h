@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -22,6 +23,7 @@ struct PreparedObjects {
     std::weak_ptr<OptimizerCore> optimizer;
   };
   std::vector<std::shared_ptr<ModelCore>> models;
+  std::vector<const ModelCore*> evaluated;  ///< those of `models` that were prepared for evaluation alone
   std::vector<std::weak_ptr<OptimizerCore>> optimizers;
   std::vector<Loader> loaders;
   std::vector<Schedule> schedulers;
@@ -34,10 +36,24 @@ struct PreparationContext {
   const Log& log;
   std::shared_ptr<SyncSchedule> sync;
   std::shared_ptr<ActiveLoaders> active_loaders;
+  /// The Accelerator's own list, which outlives every call of an optimizer that `sync` lets through.
+  const PreparedObjects& prepared;
 };
+
+/// Gives each item its entry of `options.device_placement`. Throws UsageError unless there are as many, or none.
+void place_items(std::span<PrepareItem> items, const PrepareOptions& options);
 
 /// Throws UsageError for the first item that cannot be prepared; changes nothing.
 void check_items(std::span<const PrepareItem> items, const PreparedObjects& prepared, const SyncSchedule& sync);
+
+/// Throws UsageError from `place` for a parameter of `group`, the optimizer's group `index`, that is none of `known`.
+void require_known(const char* place, const torch::optim::OptimizerParamGroup& group, size_t index,
+                   const std::set<const void*>& known);
+void learn_parameters(const torch::nn::Module& module, std::set<const void*>& known);
+
+/// What an optimizer asks of the models whose parameters it has, `models` being those there are now.
+OptimizerHooks hooks_of(const torch::optim::Optimizer& optimizer, const std::vector<std::shared_ptr<ModelCore>>& models,
+                        const PreparationContext& context);
 
 /// Builds checked items in two passes: models, optimizers and loaders, then schedulers, so that a scheduler may stand
 /// before its optimizer. Fills in the items and returns `prepared` with what is new. Source: `Accelerator.prepare`.

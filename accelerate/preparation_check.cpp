@@ -1,5 +1,4 @@
 #include <torch/nn/module.h>
-#include <torch/optim/lbfgs.h>
 #include <torch/optim/optimizer.h>
 
 #include <algorithm>
@@ -20,12 +19,29 @@ namespace {
                     .remedy = "Build it before preparing it"});
 }
 
+[[noreturn]] void throw_released(const std::string& kind) {
+  throw UsageError({.place = "prepare",
+                    .what = "The " + kind + " was let go by free_memory()",
+                    .got = "the handle from before",
+                    .expected = "what it was prepared from",
+                    .remedy = "Pass the original " + kind});
+}
+
 [[noreturn]] void throw_foreign(const std::string& kind) {
   throw UsageError({.place = "prepare",
                     .what = "The " + kind + " was prepared by another Accelerator",
                     .got = "that Accelerator's handle",
                     .expected = "what it was prepared from, or this Accelerator's own handle",
                     .remedy = "Pass the original " + kind});
+}
+
+[[noreturn]] void throw_evaluated() {
+  throw UsageError({.place = "prepare",
+                    .what = "The model was prepared for evaluation only",
+                    .got = "it again, without .evaluation_mode",
+                    .expected = "prepare_model(model, {.evaluation_mode = true}), or its handle used as it is",
+                    .remedy = "To train it, prepare it without .evaluation_mode the first time, or call free_memory() "
+                              "before the second"});
 }
 
 std::string describe(const at::Tensor& tensor) {
@@ -38,13 +54,18 @@ std::string describe(const at::Tensor& tensor) {
 class Check {
  public:
   Check(const PreparedObjects& prepared, const SyncSchedule& sync) : prepared_(prepared), sync_(sync) {
-    for (const auto& model : prepared.models) learn_parameters(*model->module());
+    for (const auto& model : prepared.models) learn_parameters(*model->module(), known_parameters_);
   }
 
   void model(const ModelItem& item) {
     if (item.module == nullptr) throw_null("model");
-    if (item.prepared && item.prepared->owner() != &sync_) throw_foreign("model");
-    learn_parameters(*item.module);
+    if (item.prepared && item.prepared->owner() != &sync_) {
+      item.prepared->owner()->released() ? throw_released("model") : throw_foreign("model");
+    }
+    for (const ModelCore* evaluated : prepared_.evaluated) {
+      if (!item.options.evaluation_mode && is_same_module(evaluated->module(), item.module)) throw_evaluated();
+    }
+    learn_parameters(*item.module, known_parameters_);
   }
 
   void loader(const LoaderItem& item) const {
@@ -56,7 +77,9 @@ class Check {
 
   void optimizer(const OptimizerItem& item) {
     if (item.optimizer == nullptr) throw_null("optimizer");
-    if (item.prepared && &item.prepared->sync() != &sync_) throw_foreign("optimizer");
+    if (item.prepared && &item.prepared->sync() != &sync_) {
+      item.prepared->sync().released() ? throw_released("optimizer") : throw_foreign("optimizer");
+    }
     if (item.optimizer->param_groups().empty()) {
       throw UsageError({.place = "prepare",
                         .what = "The optimizer has no parameter groups",
@@ -64,14 +87,8 @@ class Check {
                         .expected = "the optimizer that will step",
                         .remedy = "Pass it by reference, or use the handle that prepare() returned for it"});
     }
-    if (dynamic_cast<const torch::optim::LBFGS*>(item.optimizer.get()) != nullptr) {
-      throw UsageError({.place = "prepare",
-                        .what = "The optimizer needs a closure that runs backward again",
-                        .got = "torch::optim::LBFGS",
-                        .expected = "an optimizer whose step() takes no closure",
-                        .remedy = "Step LBFGS yourself, unprepared, or choose another optimizer"});
-    }
-    for (const auto& group : item.optimizer->param_groups()) membership(*item.optimizer, group);
+    const auto& groups = item.optimizer->param_groups();
+    for (size_t i = 0; i < groups.size(); ++i) require_known("prepare", groups[i], i, known_parameters_);
     optimizers_.insert(item.optimizer.get());
     if (item.take != nullptr) {
       moved_optimizers_.insert(item.optimizer.get());
@@ -138,25 +155,6 @@ class Check {
     scheduler.check(optimizer, base_rates);  // a schedule that throws must do so before the optimizer is touched
   }
 
-  void learn_parameters(const torch::nn::Module& module) {
-    for (const at::Tensor& parameter : module.parameters()) known_parameters_.insert(parameter.unsafeGetTensorImpl());
-  }
-
-  /// Parameters outside every prepared model would neither move to the device nor be synchronised between ranks.
-  void membership(const torch::optim::Optimizer& optimizer, const torch::optim::OptimizerParamGroup& group) const {
-    for (size_t i = 0; i < group.params().size(); ++i) {
-      if (known_parameters_.contains(group.params()[i].unsafeGetTensorImpl())) continue;
-      throw UsageError(
-          {.place = "prepare",
-           .what = "The optimizer has a parameter that belongs to no prepared model",
-           .got = "parameter " + std::to_string(i) + " of group " +
-                  std::to_string(&group - optimizer.param_groups().data()) + ", " + describe(group.params()[i]),
-           .expected = "parameters of models given in this call or before",
-           .remedy = "Give the model to prepare() together with its optimizer; register a free tensor as a "
-                     "parameter of a module"});
-    }
-  }
-
   const PreparedObjects& prepared_;
   const SyncSchedule& sync_;
   std::set<const void*> known_parameters_;
@@ -164,6 +162,45 @@ class Check {
 };
 
 }  // namespace
+
+void place_items(std::span<PrepareItem> items, const PrepareOptions& options) {
+  const auto& placement = options.device_placement;
+  if (placement.empty()) return;
+  if (placement.size() != items.size()) {
+    throw UsageError({.place = "prepare",
+                      .what = "The placements are not as many as the objects",
+                      .got = std::to_string(placement.size()) + " entries of .device_placement for " +
+                             std::to_string(items.size()) + " objects",
+                      .expected = "one for each, in their order",
+                      .remedy = "Write true for those that go to accelerator.device()"});
+  }
+  for (size_t i = 0; i < items.size(); ++i) {
+    std::visit(
+        [&](auto& item) {
+          if constexpr (requires { item.options; }) item.options.device_placement = placement[i];
+        },
+        items[i]);
+  }
+}
+
+void learn_parameters(const torch::nn::Module& module, std::set<const void*>& known) {
+  for (const at::Tensor& parameter : module.parameters()) known.insert(parameter.unsafeGetTensorImpl());
+}
+
+void require_known(const char* place, const torch::optim::OptimizerParamGroup& group, size_t index,
+                   const std::set<const void*>& known) {
+  for (size_t i = 0; i < group.params().size(); ++i) {
+    if (known.contains(group.params()[i].unsafeGetTensorImpl())) continue;
+    // It would neither move to the device nor be synchronised between ranks.
+    throw UsageError({.place = place,
+                      .what = "The optimizer has a parameter that belongs to no prepared model",
+                      .got = "parameter " + std::to_string(i) + " of group " + std::to_string(index) + ", " +
+                             describe(group.params()[i]),
+                      .expected = "parameters of models given in this call or before",
+                      .remedy = "Give the model to prepare() together with its optimizer; register a free tensor as a "
+                                "parameter of a module"});
+  }
+}
 
 void check_items(std::span<const PrepareItem> items, const PreparedObjects& prepared, const SyncSchedule& sync) {
   Check check(prepared, sync);

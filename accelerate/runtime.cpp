@@ -1,7 +1,9 @@
 #include "accelerate/runtime.h"
 
+#include <ATen/DeviceAccelerator.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <algorithm>
 #include <exception>
 #include <sstream>
 #include <utility>
@@ -11,6 +13,7 @@
 #include "accelerate/core/error.h"
 #include "accelerate/core/heap.h"
 #include "accelerate/plan_agreement.h"
+#include "accelerate/runtime_weights.h"
 
 namespace accelerate::internal {
 namespace {
@@ -88,7 +91,9 @@ Runtime::Runtime(Plan plan, LogSink sink)
       active_loaders_(std::make_shared<ActiveLoaders>()),
       sync_(std::make_shared<SyncSchedule>(
           SyncSchedule::Rule{.num_steps = plan_.accumulation.num_steps,
-                             .sync_with_dataloader = plan_.accumulation.sync_with_dataloader},
+                             .sync_with_dataloader = plan_.accumulation.sync_with_dataloader,
+                             .sync_each_batch = plan_.accumulation.sync_each_batch,
+                             .divide_by_micro_steps = plan_.accumulation.divide_by == WindowDivisor::kMicroSteps},
           active_loaders_)) {
   keep_freed_memory();
   make_current(plan_.device);
@@ -106,22 +111,61 @@ void Runtime::close() noexcept {
 void Runtime::prepare(std::span<PrepareItem> items) {
   sync_->require_open("prepare");
   check_items(items, prepared_, *sync_);
-  prepared_ =
-      build_items(items, prepared_,
-                  {.plan = plan_, .group = group_, .log = log_, .sync = sync_, .active_loaders = active_loaders_});
+  prepared_ = build_items(items, prepared_,
+                          {.plan = plan_,
+                           .group = group_,
+                           .log = log_,
+                           .sync = sync_,
+                           .active_loaders = active_loaders_,
+                           .prepared = prepared_});
+}
+
+void Runtime::correct_window() {
+  if (!sync_->rule().divide_by_micro_steps || sync_->correction() == 1) return;
+  std::vector<at::Tensor> parameters;
+  for (const auto& model : prepared_.models) {
+    if (model->loss_weights().any()) continue;  // sums, which nobody has divided
+    for (const at::Tensor& parameter : model->trainable()) parameters.push_back(parameter);
+  }
+  auto kinds = gradients_by_kind(parameters);
+  scale(kinds, at::scalar_tensor(sync_->correction(), at::kDouble));
+}
+
+void Runtime::release() {
+  sync_->require_open("free_memory");
+  auto next = std::make_shared<SyncSchedule>(sync_->rule(), active_loaders_);
+  sync_->close(SyncSchedule::End::kReleased);
+  for (const auto& model : prepared_.models) model->end();
+  prepared_ = {};
+  sync_ = std::move(next);
+}
+
+void Runtime::empty_cache() const {
+  if (!plan_.device.is_cpu()) at::getDeviceAllocator(plan_.device.type())->emptyCache();
+}
+
+bool Runtime::optimizer_step_was_skipped() const {
+  return std::any_of(prepared_.optimizers.begin(), prepared_.optimizers.end(), [](const auto& optimizer) {
+    const auto core = optimizer.lock();
+    return core != nullptr && core->step_was_skipped();
+  });
 }
 
 void Runtime::backward(const at::Tensor& loss, const BackwardOptions& options) {
   sync_->require_open("backward");
   sync_->require_window("backward");
   check_loss(loss);
-  const int64_t num_steps = sync_->num_steps();
-  const at::Tensor scaled = num_steps == 1 ? loss : loss / num_steps;
+  WeightedPass weights(prepared_.models, group_, loss, options);
+  const int64_t divisor = weights.counts() ? 1 : sync_->divisor();
+  const at::Tensor summed = weights.counts() ? weights.summed(loss) : loss;
+  const at::Tensor scaled = divisor == 1 ? summed : summed / divisor;
+  weights.begin(loss, sync_->sync_gradients());
   Pass pass(prepared_.models);
   pass.begin(scaled);
   torch::autograd::backward({scaled}, /*grad_tensors=*/{},
                             /*retain_graph=*/options.retain_graph || options.create_graph, options.create_graph);
   pass.finish();
+  weights.finish();
 }
 
 }  // namespace accelerate::internal

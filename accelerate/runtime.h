@@ -25,6 +25,14 @@ class Runtime {
   void prepare(std::span<PrepareItem> items);
   /// Arms every strategy with the loss, runs autograd once, and has every strategy finish.
   void backward(const at::Tensor& loss, const BackwardOptions& options);
+  /// At the beginning of a window's last micro-step: makes what the earlier ones have gathered fit it.
+  void correct_window();
+  /// Every prepared object is let go; training verbs of its handles throw from now on. Accumulation starts anew.
+  void release();
+  /// Gives memory that the device's allocator keeps back to it.
+  void empty_cache() const;
+  /// Whether some optimizer left its last step out.
+  bool optimizer_step_was_skipped() const;
   /// Training verbs of every handle throw from now on, and what only training needs is let go.
   void close() noexcept;
 

@@ -5,7 +5,7 @@ include(CMakePackageConfigHelpers)
 set(package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/accelerate")
 install(TARGETS accelerate EXPORT accelerateTargets ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 # Not installed; scripts/lint reads this list and checks that no other header includes one of them.
-set(private_headers plan.h plan_agreement.h plan_device.h preparation.h runtime.h
+set(private_headers plan.h plan_agreement.h plan_device.h preparation.h runtime.h runtime_weights.h
   comm/backends/shm/arguments.h comm/backends/shm/call.h comm/backends/shm/exchange.h comm/backends/shm/fence.h
   comm/backends/shm/peers.h comm/backends/shm/reduce_kernels.h comm/backends/shm/segment.h
   comm/backends/shm/shm_backend.h comm/backends/shm/staged.h

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "accelerate/core/handle.h"
 #include "accelerate/data/collate.h"
 #include "accelerate/data/dataset.h"
 #include "accelerate/data/loader_core.h"
@@ -80,18 +81,18 @@ class DataLoader {
   };
 
   /// Starts a pass, which counts one epoch, also when it is broken off: the next one has another order.
-  Iterator begin() const { return Iterator(std::make_unique<internal::LoaderPass>(core_)); }
+  Iterator begin() const { return Iterator(std::make_unique<internal::LoaderPass>(used())); }
   std::default_sentinel_t end() const { return {}; }
 
   /// Batches in one pass, of this process when prepared.
-  int64_t size() const { return core_->batches(); }
+  int64_t size() const { return used()->batches(); }
   /// Examples in one batch, over all processes when prepared.
-  int64_t total_batch_size() const { return core_->total_batch_size(); }
+  int64_t total_batch_size() const { return used()->total_batch_size(); }
   /// Examples in the data set.
-  int64_t num_samples() const { return core_->samples(); }
+  int64_t num_samples() const { return used()->samples(); }
   /// The epoch whose order the next pass takes.
-  void set_epoch(int64_t epoch) const { core_->set_epoch(epoch); }
-  int64_t epoch() const { return core_->epoch(); }
+  void set_epoch(int64_t epoch) const { used()->set_epoch(epoch); }
+  int64_t epoch() const { return used()->epoch(); }
 
   const std::shared_ptr<internal::LoaderCore>& core() const { return core_; }
 
@@ -115,6 +116,7 @@ class DataLoader {
         options);
   }
 
+  const std::shared_ptr<internal::LoaderCore>& used() const { return internal::held(core_, "data loader"); }
   std::shared_ptr<internal::LoaderCore> core_;
 };
 

@@ -151,7 +151,7 @@ void* LoaderPass::next() {
       std::min(plan.total_batch_size(), plan.samples - position_ * plan.total_batch_size());
   ++position_;
   progress_.end_of_dataloader = position_ == plan.batches();
-  if (loader_->placement_) {
+  if (loader_->placement_ && loader_->placement_->moves) {
     const c10::Device device = loader_->placement_->device;
     current_.for_each(current_.value.get(), [&](at::Tensor& tensor) {
       if (!tensor.defined() || tensor.device() == device) return;

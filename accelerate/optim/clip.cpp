@@ -2,43 +2,16 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
+#include <cmath>
+#include <sstream>
 #include <string>
-#include <unordered_set>
 #include <utility>
 
 #include "accelerate/core/error.h"
+#include "accelerate/optim/gradients.h"
 
 namespace accelerate::internal {
 namespace {
-
-using Gradients = std::vector<at::Tensor>;
-
-/// The gradients that exist, each once: `module.parameters()` lists a tied parameter under each of its names.
-Gradients gradients_of(const std::vector<at::Tensor>& parameters) {
-  Gradients gradients;
-  gradients.reserve(parameters.size());
-  std::unordered_set<const void*> seen;
-  seen.reserve(parameters.size());
-  for (const at::Tensor& parameter : parameters) {
-    const at::Tensor& gradient = parameter.grad();
-    if (gradient.defined() && seen.insert(gradient.unsafeGetTensorImpl()).second) gradients.push_back(gradient);
-  }
-  return gradients;
-}
-
-/// The for-each kernels take one device and dtype a call; there is almost always one kind.
-std::vector<Gradients> gradients_by_kind(const std::vector<at::Tensor>& parameters) {
-  std::vector<Gradients> kinds;
-  for (const at::Tensor& gradient : gradients_of(parameters)) {
-    auto kind = std::find_if(kinds.begin(), kinds.end(), [&](const Gradients& other) {
-      return other.front().device() == gradient.device() && other.front().scalar_type() == gradient.scalar_type();
-    });
-    if (kind == kinds.end()) kind = kinds.emplace(kinds.end());
-    kind->push_back(gradient);
-  }
-  return kinds;
-}
 
 void check_positive(const char* place, const char* field, double value) {
   if (value > 0) return;
@@ -49,9 +22,38 @@ void check_positive(const char* place, const char* field, double value) {
                     .remedy = std::string("Call it with {") + field + " = 1.0}"});
 }
 
+/// "3 of 12", or the name that `name` gives.
+std::string first_non_finite(const std::vector<at::Tensor>& parameters, const ParameterName& name) {
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const at::Tensor& gradient = parameters[i].grad();
+    if (!gradient.defined() || at::isfinite(gradient).all().item<bool>()) continue;
+    return name ? "\"" + name(i) + "\"" : std::to_string(i) + " of " + std::to_string(parameters.size());
+  }
+  return {};
+}
+
+void require_finite(const at::Tensor& total, const std::vector<at::Tensor>& parameters, const ClipNormOptions& options,
+                    const ParameterName& name) {
+  const double norm = total.item<double>();
+  if (std::isfinite(norm)) return;
+  std::ostringstream got;
+  got << "a norm of " << norm;
+  const std::string culprit = first_non_finite(parameters, name);
+  got << (culprit.empty() ? "; the gradients themselves are finite" : "; the first such gradient is of parameter ")
+      << culprit;
+  throw UsageError({.place = "clip_grad_norm_",
+                    .what = "The norm of the gradients is not finite",
+                    .got = got.str(),
+                    .expected = "a finite norm of order " + std::to_string(options.norm_type) +
+                                ", as .error_if_nonfinite asks for; nothing was scaled",
+                    .remedy = "Look for what made the loss overflow; go on with optimizer.zero_grad(), or leave "
+                              ".error_if_nonfinite out to clip all the same"});
+}
+
 }  // namespace
 
-at::Tensor clip_grad_norm(const std::vector<at::Tensor>& parameters, ClipNormOptions options) {
+at::Tensor clip_grad_norm(const std::vector<at::Tensor>& parameters, ClipNormOptions options,
+                          const ParameterName& name) {
   check_positive("clip_grad_norm_", ".max_norm", options.max_norm);
   check_positive("clip_grad_norm_", ".norm_type", options.norm_type);
   const at::NoGradGuard no_grad;
@@ -65,6 +67,7 @@ at::Tensor clip_grad_norm(const std::vector<at::Tensor>& parameters, ClipNormOpt
     if (norm.device() != norms.front().device()) norm = norm.to(norms.front().device());
   }
   at::Tensor total = at::linalg_vector_norm(at::stack(norms), options.norm_type);
+  if (options.error_if_nonfinite) require_finite(total, parameters, options, name);
   const at::Tensor factor = (options.max_norm / (total + 1e-6)).clamp_max(1.0);
   // A pass that changes no bit, where the host can tell for nothing. A NaN is not 1.
   if (factor.is_cpu() && factor.item<double>() == 1) return total;

@@ -2,6 +2,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
+#include <string>
 #include <vector>
 
 namespace accelerate {
@@ -19,7 +21,9 @@ struct ClipResult {
 
 struct ClipNormOptions {
   double max_norm = 0;   ///< required, more than 0
-  double norm_type = 2;  ///< p of the norm; infinity for the largest element
+  double norm_type = 2;  ///< p of the norm, any number above 0; infinity for the largest element
+  /// Throws UsageError for a norm that is infinite or NaN, before anything is scaled; waits for the device to know.
+  bool error_if_nonfinite = false;
 };
 
 struct ClipValueOptions {
@@ -28,11 +32,15 @@ struct ClipValueOptions {
 
 namespace internal {
 
+/// What the user calls parameter `index`.
+using ParameterName = std::function<std::string(size_t index)>;
+
 /// Scales the gradients of `parameters` in place so that their joint p-norm is at most `max_norm`; parameters without a
-/// gradient are left out. The host reads nothing from the device. Returns the norm before, 0 without any gradient.
-/// Throws UsageError for a `max_norm` or `norm_type` that is not positive.
-/// Source: `torch.nn.utils.clip_grad_norm_`: the factor is min(1, max_norm / (norm + 1e-6)), applied where it is not 1.
-at::Tensor clip_grad_norm(const std::vector<at::Tensor>& parameters, ClipNormOptions options);
+/// gradient are left out. The host reads nothing from the device unless `error_if_nonfinite`. Returns the norm before,
+/// 0 without any gradient. Throws UsageError for a `max_norm` or `norm_type` that is not positive. Source:
+/// `torch.nn.utils.clip_grad_norm_`: the factor is min(1, max_norm / (norm + 1e-6)), applied where it is not 1.
+at::Tensor clip_grad_norm(const std::vector<at::Tensor>& parameters, ClipNormOptions options,
+                          const ParameterName& name = {});
 
 /// Source: `torch.nn.utils.clip_grad_value_`. Throws UsageError for a `clip_value` that is not positive.
 void clip_grad_value(const std::vector<at::Tensor>& parameters, ClipValueOptions options);

@@ -42,6 +42,7 @@ bool FusedUpdate::takes_everything() const {
 
 void FusedUpdate::step() {
   const at::NoGradGuard no_grad;
+  start_state();
   if (!takes_everything()) {
     optimizer_.step();
     return;

@@ -20,6 +20,8 @@ class FusedUpdate : public Update {
   void step() final;
 
  protected:
+  /// Makes state that the optimizer itself makes before its first step and nowhere else.
+  virtual void start_state() {}
   /// Whether the kernel takes the state that `parameter` has, if it has some.
   virtual bool takes_state(const torch::optim::OptimizerParamGroup& group, const at::Tensor& parameter) const = 0;
   /// Updates the group's parameters that have a gradient.

@@ -3,6 +3,7 @@
 #include <torch/optim/adagrad.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/adamw.h>
+#include <torch/optim/lbfgs.h>
 #include <torch/optim/rmsprop.h>
 #include <torch/optim/sgd.h>
 
@@ -12,7 +13,7 @@ namespace accelerate::internal {
 namespace {
 
 std::vector<at::Tensor*> tensors_of(torch::optim::OptimizerParamState& state) {
-  using namespace torch::optim;  // NOLINT: the five names below
+  using namespace torch::optim;  // NOLINT: the names below
   if (auto* adamw = dynamic_cast<AdamWParamState*>(&state)) {
     return {&adamw->exp_avg(), &adamw->exp_avg_sq(), &adamw->max_exp_avg_sq()};
   }
@@ -23,6 +24,16 @@ std::vector<at::Tensor*> tensors_of(torch::optim::OptimizerParamState& state) {
   if (auto* adagrad = dynamic_cast<AdagradParamState*>(&state)) return {&adagrad->sum()};
   if (auto* rmsprop = dynamic_cast<RMSpropParamState*>(&state)) {
     return {&rmsprop->square_avg(), &rmsprop->momentum_buffer(), &rmsprop->grad_avg()};
+  }
+  if (auto* lbfgs = dynamic_cast<LBFGSParamState*>(&state)) {
+    std::vector<at::Tensor*> tensors{&lbfgs->d(), &lbfgs->H_diag(), &lbfgs->prev_flat_grad()};
+    for (auto* history : {&lbfgs->old_dirs(), &lbfgs->old_stps(), &lbfgs->ro()}) {
+      for (at::Tensor& tensor : *history) tensors.push_back(&tensor);
+    }
+    if (lbfgs->al()) {
+      for (at::Tensor& tensor : *lbfgs->al()) tensors.push_back(&tensor);
+    }
+    return tensors;
   }
   return {};
 }

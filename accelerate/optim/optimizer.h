@@ -5,9 +5,11 @@
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <type_traits>
 #include <typeindex>
 #include <vector>
 
+#include "accelerate/core/handle.h"
 #include "accelerate/optim/step_result.h"
 #include "accelerate/optim/sync_schedule.h"
 
@@ -17,20 +19,40 @@ class OptimizerParamGroup;
 }  // namespace torch::optim
 
 namespace accelerate {
+
+struct ZeroGradOptions {
+  bool set_to_none = true;  ///< false: gradients that are there become zero and keep their memory
+};
+
 namespace internal {
 
 class Update;
 
+/// What a prepared optimizer asks of the models whose parameters it has, and of the ranks. An empty one is left out.
+struct OptimizerHooks {
+  std::function<void()> before_update = {};    ///< throws where the gradients are not what every rank has
+  std::function<void()> gradients_spent = {};  ///< they were applied or dropped
+  /// Throws UsageError for parameters of no prepared model, else the hooks count them in from now on.
+  std::function<void(const torch::optim::OptimizerParamGroup& group)> admit = {};
+  std::function<at::Tensor(const at::Tensor& loss)> mean_over_ranks = {};
+};
+
+enum class OptimizerMode { kTrain, kEval };
+/// Calls `train()` or `eval()` of an optimizer that has them.
+using SetOptimizerMode = void (*)(torch::optim::Optimizer& optimizer, OptimizerMode mode);
+
 /// The shared part of a prepared optimizer.
 class OptimizerCore {
  public:
-  /// `check` is called before parameters change; it throws where their gradients are not what every rank has.
   OptimizerCore(std::shared_ptr<torch::optim::Optimizer> inner, std::shared_ptr<SyncSchedule> sync,
-                std::function<void()> check = {});
+                OptimizerHooks hooks = {}, SetOptimizerMode set_mode = nullptr);
   ~OptimizerCore();
 
-  StepResult step();
-  void zero_grad();
+  /// With an empty closure the gradients that are there are applied.
+  StepResult step(const std::function<at::Tensor()>& closure = {});
+  void zero_grad(ZeroGradOptions options = {});
+  void add_param_group(const torch::optim::OptimizerParamGroup& group);
+  void set_mode(OptimizerMode mode);
   torch::optim::Optimizer& inner() const { return *inner_; }
   const SyncSchedule& sync() const { return *sync_; }
   /// Whether this was built for `optimizer`. An address alone does not say so: a borrowed optimizer may be gone and
@@ -48,23 +70,33 @@ class OptimizerCore {
   const std::optional<StepResult>& last_step() const { return last_step_; }
   /// For who decides outside whether the last step was one: schedulers follow it.
   void record(StepResult result) { last_step_ = result; }
+  /// Whether the last step that was due was left out.
+  bool step_was_skipped() const { return skipped_; }
   std::string_view update_name() const;
 
  private:
+  at::Tensor losses(const std::function<at::Tensor()>& closure) const;
   std::shared_ptr<torch::optim::Optimizer> inner_;
   std::shared_ptr<SyncSchedule> sync_;
-  std::function<void()> check_;
+  OptimizerHooks hooks_;
+  SetOptimizerMode set_mode_;
   std::unique_ptr<Update> update_;
   std::type_index type_;  ///< of *inner_, when this was built
   std::optional<StepResult> last_step_;
   int64_t last_window_ = 0;
+  bool skipped_ = false;
   std::vector<double> base_rates_;
 };
 
+/// Leaves each parameter in its first place: `module.parameters()` lists a tied one under each of its names, and it
+/// would be stepped as often. Source: Python's `parameters()`, which lists it once.
+void list_each_once(torch::optim::Optimizer& optimizer);
+
 }  // namespace internal
 
-/// A prepared optimizer: a handle, copies share everything. AdamW, Adam and SGD step through fused kernels on their own
-/// state, any other `torch::optim::Optimizer` through its own `step()`.
+/// A prepared optimizer: a handle, copies share everything. AdamW, Adam, SGD and Adagrad step through fused kernels on
+/// their own state, any other `torch::optim::Optimizer` through its own `step()`. Every call throws UsageError after
+/// training has ended and after `free_memory`.
 /// Source: `accelerate.optimizer.AcceleratedOptimizer`.
 class Optimizer {
  public:
@@ -72,22 +104,43 @@ class Optimizer {
 
   /// Updates the parameters if the micro-step ends an accumulation window. Throws UsageError for a second step in one
   /// window, a missing window, or after training has ended.
-  StepResult step() const { return core_->step(); }
+  StepResult step() const { return used().step(); }
+
+  /// For optimizers that ask for the loss again, such as `LBFGS`, and for any other: `closure` drops the gradients,
+  /// runs the model and `accelerator.backward(loss)`, and returns the loss, one number. On a micro-step that does not
+  /// end a window it is not called: with accumulation it has to go over the whole window's batches itself. With several
+  /// processes the optimizer sees the mean of their losses, so that all of them take the same decisions. Throws
+  /// UsageError like `step()`, and for a closure that returns no loss.
+  template <class Closure>
+  requires std::is_invocable_r_v<at::Tensor, Closure&> StepResult step(Closure closure)
+  const { return used().step(std::function<at::Tensor()>(std::move(closure))); }
 
   /// Drops the gradients of this optimizer's parameters if the micro-step ends an accumulation window.
-  /// Source: `zero_grad(set_to_none=True)`.
-  void zero_grad() const { core_->zero_grad(); }
+  void zero_grad(ZeroGradOptions options = {}) const { used().zero_grad(options); }
 
   /// The stock optimizer's groups: `optimizer.param_groups()[0].options().set_lr(0.1)`.
   std::vector<torch::optim::OptimizerParamGroup>& param_groups() const;
 
+  /// A further group, with the optimizer's defaults where it has no options of its own. Throws UsageError for
+  /// parameters of no prepared model, or of a group that there is already; one listed twice in the group is taken once.
+  void add_param_group(const torch::optim::OptimizerParamGroup& group) const { used().add_param_group(group); }
+
+  /// `train()` and `eval()` of an optimizer of yours that has them (schedule-free ones do), given to `prepare` under
+  /// its own type; nothing for others.
+  void train() const { used().set_mode(internal::OptimizerMode::kTrain); }
+  void eval() const { used().set_mode(internal::OptimizerMode::kEval); }
+
+  /// Whether the last step that was due was left out because a gradient was not finite.
+  bool step_was_skipped() const { return used().step_was_skipped(); }
+
   /// The stock optimizer, for what takes one: `torch::optim::StepLR(optimizer, 10)`.
   /// There is no `->`: `optimizer->step()` would pass by accumulation, a letter away from `optimizer.step()`.
-  operator torch::optim::Optimizer&() const { return core_->inner(); }  // NOLINT: converting is the purpose
+  operator torch::optim::Optimizer&() const { return used().inner(); }  // NOLINT: converting is the purpose
 
   const std::shared_ptr<internal::OptimizerCore>& core() const { return core_; }
 
  private:
+  internal::OptimizerCore& used() const { return *internal::held(core_, "optimizer"); }
   std::shared_ptr<internal::OptimizerCore> core_;
 };
 

@@ -139,6 +139,7 @@ void Scheduler::advance(internal::SchedulerCore::Waiting amount, const Call& cal
 }
 
 void Scheduler::take(const Call& call) const {
+  internal::held(core_, "scheduler");
   if (binding_) binding_->optimizer->sync().require_open("scheduler.step");
   check(call);
   internal::SchedulerCore::Waiting amount = this->amount(call);

@@ -63,14 +63,16 @@ class Scheduler {
   void step(Seen seen) const { take({.seen = seen.count}); }
 
   /// The rate of each parameter group.
-  std::vector<double> get_last_lr() const { return core_->last_lr(); }
-  /// Scheduler steps taken, in the unit of the schedule. Source: `last_epoch`.
-  int64_t last_epoch() const { return core_->steps(); }
+  std::vector<double> get_last_lr() const { return internal::held(core_, "scheduler")->last_lr(); }
+  /// Scheduler steps taken. Source: `last_epoch`.
+  int64_t last_epoch() const { return internal::held(core_, "scheduler")->steps(); }
 
   /// Enough to go on from here in another run: a schedule's rates depend on the step alone.
-  SchedulerState state_dict() const { return core_->state(); }
+  SchedulerState state_dict() const { return internal::held(core_, "scheduler")->state(); }
   /// Sets the optimizer's rates, too. Throws UsageError for a state of other groups or another kind of scheduler.
-  void load_state_dict(const SchedulerState& state) const { core_->load(state); }
+  void load_state_dict(const SchedulerState& state) const {
+    internal::held(core_, "scheduler")->load(state);
+  }
 
   const std::shared_ptr<internal::SchedulerCore>& core() const { return core_; }
   bool is_prepared() const { return binding_.has_value(); }

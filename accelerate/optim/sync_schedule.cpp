@@ -1,6 +1,7 @@
 #include "accelerate/optim/sync_schedule.h"
 
 #include <string>
+#include <utility>
 
 #include "accelerate/core/error.h"
 
@@ -8,6 +9,25 @@ namespace accelerate {
 
 SyncSchedule::SyncSchedule(Rule rule, std::shared_ptr<const ActiveLoaders> loaders)
     : rule_(rule), loaders_(std::move(loaders)) {}
+
+void SyncSchedule::set_num_steps(int64_t num_steps) {
+  require_open("set_gradient_accumulation_steps");
+  if (num_steps < 1) {
+    throw UsageError({.place = "set_gradient_accumulation_steps",
+                      .what = "The number of accumulation steps is not positive",
+                      .got = std::to_string(num_steps),
+                      .expected = "1 or more",
+                      .remedy = "Pass 1 to update after every batch"});
+  }
+  if (open_) {
+    throw UsageError({.place = "set_gradient_accumulation_steps",
+                      .what = "A micro-step is in progress",
+                      .got = "a call while the guard of accumulate() is alive",
+                      .expected = "it between two batches",
+                      .remedy = "Call it outside the loop body"});
+  }
+  rule_.num_steps = num_steps;
+}
 
 void SyncSchedule::enter_window() {
   require_open("accumulate");
@@ -19,12 +39,19 @@ void SyncSchedule::enter_window() {
          .expected = "one window at a time",
          .remedy = "Pass all models to one call: `auto window = accelerator.accumulate(generator, critic);`"});
   }
+  if (gathered_ == 0) divisor_ = rule_.num_steps;
+  ++gathered_;
+  correction_ = 1;
   if (rule_.sync_with_dataloader && loaders_->end_of_dataloader()) {
     micro_step_ = 0;
     sync_gradients_ = true;
   } else {
     ++micro_step_;
     sync_gradients_ = micro_step_ % rule_.num_steps == 0;
+  }
+  if (sync_gradients_) {
+    correction_ = static_cast<double>(divisor_) / static_cast<double>(gathered_);
+    divisor_ = std::exchange(gathered_, 0);
   }
   open_ = true;
   ++window_;
@@ -41,6 +68,13 @@ void SyncSchedule::require_window(const char* verb) const {
 
 void SyncSchedule::require_open(const char* verb) const {
   if (!closed_) return;
+  if (why_ == End::kReleased) {
+    throw UsageError({.place = verb,
+                      .what = "What this belongs to was let go by free_memory()",
+                      .got = "a training verb with an object that was prepared before",
+                      .expected = "objects that were prepared since",
+                      .remedy = "Prepare the model, optimizer or scheduler again"});
+  }
   throw UsageError(
       {.place = verb,
        .what = "Training has ended",

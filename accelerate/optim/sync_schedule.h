@@ -16,12 +16,24 @@ class SyncSchedule {
   struct Rule {
     int64_t num_steps = 1;
     bool sync_with_dataloader = true;
+    bool sync_each_batch = false;        ///< every micro-step averages over the ranks
+    bool divide_by_micro_steps = false;  ///< a window is divided by its own number of micro-steps, also a short one
   };
   SyncSchedule(Rule rule, std::shared_ptr<const ActiveLoaders> loaders);
 
+  const Rule& rule() const { return rule_; }
   int64_t num_steps() const { return rule_.num_steps; }
+  /// From the next micro-step on; the count of micro-steps goes on. Throws UsageError for less than 1 and in a window.
+  void set_num_steps(int64_t num_steps);
+  /// What a loss of this micro-step is divided by.
+  int64_t divisor() const { return rule_.divide_by_micro_steps && open_ ? divisor_ : rule_.num_steps; }
+  /// What the gradients of the micro-steps before this one have to be multiplied by, for all to be divided alike: not 1
+  /// where a window ends after another number of micro-steps than it began with.
+  double correction() const { return correction_; }
   /// Stays as the last window set it; true before the first.
   bool sync_gradients() const { return sync_gradients_; }
+  /// Whether this micro-step averages over the ranks.
+  bool communicates() const { return sync_gradients_ || rule_.sync_each_batch; }
 
   /// Starts the next micro-step and decides whether it synchronises. Throws UsageError when one is already open.
   void enter_window();
@@ -36,18 +48,27 @@ class SyncSchedule {
   void require_window(const char* verb) const;
   /// Throws UsageError naming `verb` after `close()`.
   void require_open(const char* verb) const;
-  /// Training has ended.
-  void close() noexcept { closed_ = true; }
+  /// Why nothing trains any more what was prepared.
+  enum class End { kTraining, kReleased };
+  void close(End why = End::kTraining) noexcept {
+    closed_ = true;
+    why_ = why;
+  }
   bool closed() const { return closed_; }
+  bool released() const { return closed_ && why_ == End::kReleased; }
 
  private:
   Rule rule_;
   std::shared_ptr<const ActiveLoaders> loaders_;
   int64_t micro_step_ = 0;
+  int64_t gathered_ = 0;  ///< micro-steps of the window in progress
+  int64_t divisor_ = 1;   ///< of the window in progress
+  double correction_ = 1;
   int64_t window_ = 0;
   bool sync_gradients_ = true;
   bool open_ = false;
   bool closed_ = false;
+  End why_ = End::kTraining;
 };
 
 /// The guard of `accelerator.accumulate(model)`: the body of the loop is one micro-step.

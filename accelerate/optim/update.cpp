@@ -1,31 +1,58 @@
 #include "accelerate/optim/update.h"
 
+#include <torch/optim/adagrad.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/adamw.h>
+#include <torch/optim/lbfgs.h>
 #include <torch/optim/sgd.h>
 
 #include <typeinfo>
 
+#include "accelerate/core/error.h"
+
 namespace accelerate::internal {
 namespace {
 
-class StockUpdate final : public Update {
+class StockUpdate : public Update {
  public:
   explicit StockUpdate(torch::optim::Optimizer& optimizer) : optimizer_(optimizer) {}
   void step() override { optimizer_.step(); }
+  at::Tensor step_with(const LossClosure& closure) override { return optimizer_.step(closure); }
   std::string_view name() const override { return "stock"; }
 
  private:
   torch::optim::Optimizer& optimizer_;
 };
 
+/// Each step asks for the loss and the gradients at several points.
+class ClosureUpdate final : public StockUpdate {
+ public:
+  using StockUpdate::StockUpdate;
+  void step() override {
+    throw UsageError({.place = "optimizer.step",
+                      .what = "The optimizer needs a closure that computes the gradients again",
+                      .got = "step() of torch::optim::LBFGS without one",
+                      .expected = "step(closure)",
+                      .remedy = "Write `optimizer.step([&] { optimizer.zero_grad(); auto loss = ...; "
+                                "accelerator.backward(loss); return loss; });`"});
+  }
+};
+
 }  // namespace
+
+at::Tensor Update::step_with(const LossClosure& closure) {
+  at::Tensor loss = closure();
+  step();
+  return loss;
+}
 
 std::unique_ptr<Update> make_update(torch::optim::Optimizer& optimizer) {
   const std::type_info& type = typeid(optimizer);
   if (type == typeid(torch::optim::AdamW)) return make_fused_adamw(optimizer);
   if (type == typeid(torch::optim::Adam)) return make_fused_adam(optimizer);
   if (type == typeid(torch::optim::SGD)) return make_fused_sgd(optimizer);
+  if (type == typeid(torch::optim::Adagrad)) return make_fused_adagrad(optimizer);
+  if (dynamic_cast<torch::optim::LBFGS*>(&optimizer) != nullptr) return std::make_unique<ClosureUpdate>(optimizer);
   return std::make_unique<StockUpdate>(optimizer);
 }
 

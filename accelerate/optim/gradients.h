@@ -1,0 +1,19 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+namespace accelerate::internal {
+
+/// Gradients of one device and dtype, which the for-each kernels take together.
+using Gradients = std::vector<at::Tensor>;
+
+/// The gradients that exist, each once: `module.parameters()` lists a tied parameter under each of its names.
+Gradients gradients_of(const std::vector<at::Tensor>& parameters);
+/// The same by device and dtype; there is almost always one kind.
+std::vector<Gradients> gradients_by_kind(const std::vector<at::Tensor>& parameters);
+/// Multiplies in place by a 0-d factor of any dtype and device.
+void scale(std::vector<Gradients>& kinds, const at::Tensor& factor);
+
+}  // namespace accelerate::internal

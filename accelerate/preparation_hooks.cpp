@@ -1,0 +1,74 @@
+// What an optimizer asks of the models whose parameters it has.
+#include <ATen/ATen.h>
+#include <torch/nn/module.h>
+#include <torch/optim/optimizer.h>
+
+#include <algorithm>
+#include <unordered_set>
+#include <utility>
+
+#include "accelerate/comm/group_core.h"
+#include "accelerate/preparation.h"
+
+namespace accelerate::internal {
+namespace {
+
+using Models = std::vector<std::shared_ptr<ModelCore>>;
+using WeakModels = std::vector<std::weak_ptr<ModelCore>>;
+
+/// Those of `models` that have a parameter of the groups.
+template <class Groups>
+WeakModels partners_of(const Groups& groups, const Models& models) {
+  std::unordered_set<const void*> parameters;
+  for (const auto& group : groups) {
+    for (const at::Tensor& parameter : group.params()) parameters.insert(parameter.unsafeGetTensorImpl());
+  }
+  WeakModels partners;
+  for (const auto& model : models) {
+    const auto has = [&](const ParameterRow& row) { return parameters.contains(row.tensor.unsafeGetTensorImpl()); };
+    if (std::any_of(model->table().begin(), model->table().end(), has)) partners.push_back(model);
+  }
+  return partners;
+}
+
+at::Tensor mean_over(const Group& group, const at::Tensor& loss) {
+  at::Tensor mean = loss.clone().contiguous();
+  group.all_reduce(mean, ReduceOp::kMean).wait();
+  return mean;
+}
+
+}  // namespace
+
+OptimizerHooks hooks_of(const torch::optim::Optimizer& optimizer, const Models& models,
+                        const PreparationContext& context) {
+  const auto partners = std::make_shared<WeakModels>(partners_of(optimizer.param_groups(), models));
+  OptimizerHooks hooks;
+  hooks.gradients_spent = [partners] {
+    for (const auto& weak : *partners) {
+      if (const auto model = weak.lock()) model->loss_weights().reset();
+    }
+  };
+  hooks.admit = [partners, &optimizer, &prepared = context.prepared](const torch::optim::OptimizerParamGroup& group) {
+    std::set<const void*> known;
+    for (const auto& model : prepared.models) learn_parameters(*model->module(), known);
+    require_known("optimizer.add_param_group", group, optimizer.param_groups().size(), known);
+    std::vector<torch::optim::OptimizerParamGroup> groups = optimizer.param_groups();
+    groups.push_back(group);
+    *partners = partners_of(groups, prepared.models);
+  };
+  if (context.group.size() == 1) return hooks;
+  const std::weak_ptr<GroupCore> ranks = context.group.core();
+  hooks.before_update = [partners, ranks] {
+    if (const auto group = ranks.lock()) group->require_ranks("optimizer.step");
+    for (const auto& weak : *partners) {
+      if (const auto model = weak.lock()) model->before_update();
+    }
+  };
+  hooks.mean_over_ranks = [ranks](const at::Tensor& loss) {
+    const auto group = ranks.lock();
+    return group ? mean_over(Group(group), loss) : loss;
+  };
+  return hooks;
+}
+
+}  // namespace accelerate::internal
