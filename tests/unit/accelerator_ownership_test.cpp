@@ -137,13 +137,6 @@ TEST(Ownership, AReplacedLayerIsSaved) {
   EXPECT_TRUE(torch::equal(other->out->weight, net->out->weight));
 }
 
-TEST(Prepare, LbfgsIsRefusedSinceItsStepNeedsAClosure) {
-  Accelerator accelerator;
-  Mlp net;
-  torch::optim::LBFGS lbfgs(net->parameters());
-  expect_error<UsageError>([&] { accelerator.prepare(net, lbfgs); }, {"prepare", "LBFGS", "no closure", "yourself"});
-}
-
 TEST(Collectives, AReducedLossKeepsItsGraph) {
   Accelerator accelerator;
   Mlp net;

@@ -36,8 +36,8 @@ std::vector<at::Tensor> mean_gradient(int64_t first, int64_t last) {
 }
 
 Accelerator dividing_by_micro_steps(int64_t num_steps) {
-  return Accelerator({.gradient_accumulation_plugin = GradientAccumulationPlugin{
-                          .num_steps = num_steps, .divide_by = WindowDivisor::kMicroSteps}});
+  return Accelerator({.gradient_accumulation_plugin =
+                          GradientAccumulationPlugin{.num_steps = num_steps, .divide_by = WindowDivisor::kMicroSteps}});
 }
 
 // Every length of a loader against every window: each update is the mean over the micro-steps it has come to.

@@ -14,7 +14,8 @@ constexpr double kFloatTolerance = 1e-6;
 constexpr double kDoubleTolerance = 1e-13;
 
 MakeOptimizer one_group(AdagradOptions options) {
-  return [options](const std::vector<at::Tensor>& parameters) { return std::make_unique<Adagrad>(parameters, options); };
+  return
+      [options](const std::vector<at::Tensor>& parameters) { return std::make_unique<Adagrad>(parameters, options); };
 }
 
 MakeOptimizer three_groups() {
@@ -30,11 +31,9 @@ MakeOptimizer three_groups() {
 }
 
 std::vector<MakeOptimizer> makes() {
-  return {one_group(AdagradOptions(1e-2)),
-          one_group(AdagradOptions(1e-1).lr_decay(0.1)),
+  return {one_group(AdagradOptions(1e-2)), one_group(AdagradOptions(1e-1).lr_decay(0.1)),
           one_group(AdagradOptions(1e-2).weight_decay(0.3)),
-          one_group(AdagradOptions(1e-2).initial_accumulator_value(0.5).eps(1e-3)),
-          three_groups()};
+          one_group(AdagradOptions(1e-2).initial_accumulator_value(0.5).eps(1e-3)), three_groups()};
 }
 
 class FusedAdagrad : public testing::TestWithParam<size_t> {
