@@ -148,9 +148,14 @@ ClipResult Accelerator::clip_grad_value_(const std::vector<at::Tensor>& paramete
 }
 
 AutocastScope Accelerator::autocast(AutocastOptions options) const {
-  const PrecisionPolicy& policy = runtime().plan().precision.policy;
-  if (options.enabled || !policy.compute) return autocast_scope(policy, device().type());
-  return AutocastScope(device().type(), std::nullopt);
+  PrecisionPolicy policy = runtime().plan().precision.policy;
+  policy.autocast = options.enabled;
+  policy.cache_casts = options.cache_enabled;
+  return autocast_scope(policy, device().type());
+}
+
+AutocastScope Accelerator::autocast() const {
+  return autocast_scope(runtime().plan().precision.policy, device().type());
 }
 
 void Accelerator::verify(const char* operation, internal::TensorList tensors) const {
@@ -235,16 +240,6 @@ std::string Accelerator::text_of(const at::Tensor& tensor) {
 }
 
 void Accelerator::print_line(const std::string& line) { std::cout << line << '\n'; }
-
-int64_t Accelerator::num_processes() const { return runtime().plan().world.size; }
-int64_t Accelerator::process_index() const { return runtime().plan().world.rank; }
-int64_t Accelerator::local_process_index() const { return runtime().plan().world.local_rank; }
-c10::Device Accelerator::device() const { return runtime().plan().device; }
-const std::string& Accelerator::mixed_precision() const { return runtime().plan().precision.name; }
-int64_t Accelerator::gradient_accumulation_steps() const { return runtime().sync()->num_steps(); }
-void Accelerator::set_gradient_accumulation_steps(int64_t steps) { runtime().sync()->set_num_steps(steps); }
-bool Accelerator::sync_gradients() const { return runtime().sync()->sync_gradients(); }
-const Fields& Accelerator::plan() const { return runtime().plan().fields; }
 
 void Accelerator::save_model_core(internal::ModelCore& model, const std::string& directory) const {
   if (directory.empty()) {

@@ -17,22 +17,30 @@
 
 #include "accelerate/checkpoint/model_file.h"
 #include "accelerate/comm/collectives.h"
+#include "accelerate/comm/process_order.h"
+#include "accelerate/comm/selected.h"
+#include "accelerate/comm/split.h"
+#include "accelerate/comm/state.h"
 #include "accelerate/core/fields.h"
+#include "accelerate/data/datasets/subset.h"
 #include "accelerate/optim/clip.h"
+#include "accelerate/optim/gradient_state.h"
 #include "accelerate/optim/sync_schedule.h"
 #include "accelerate/options.h"
 #include "accelerate/precision/autocast.h"
 #include "accelerate/prepare.h"
+#include "accelerate/tensor/seed.h"
+#include "accelerate/tracking/tqdm.h"
+
+namespace at {
+struct Generator;
+}
 
 namespace accelerate {
 
 namespace internal {
 class Runtime;
 }
-
-struct AutocastOptions {
-  bool enabled = true;  ///< false: full precision inside an autocast region
-};
 
 /// The loop of one training run: device, precision, accumulation and, with several processes, their cooperation.
 /// Move-only. Training verbs throw UsageError after `end_training()`; models still run. No global state: several
@@ -174,7 +182,9 @@ class Accelerator {
   bool optimizer_step_was_skipped() const;
 
   /// The model's precision for code outside a model call, until the guard ends. Nothing for `mixed_precision` "no".
-  AutocastScope autocast(AutocastOptions options = {}) const;
+  AutocastScope autocast(AutocastOptions options) const;
+  /// The same as `.autocast_handler` says.
+  AutocastScope autocast() const;
 
   // Collectives: reached by every process, in the same order. A value is a tensor, or a tuple, vector, map or struct of
   // tensors, nested; all its tensors travel together. With `ACCELERATE_DEBUG_MODE=1` the processes compare shapes
@@ -242,15 +252,25 @@ class Accelerator {
   }
   void wait_for_everyone() const;
 
-  int64_t num_processes() const;
-  int64_t process_index() const;
-  int64_t local_process_index() const;
-  bool is_main_process() const { return process_index() == 0; }
-  bool is_local_main_process() const { return local_process_index() == 0; }
-  bool is_last_process() const { return process_index() == num_processes() - 1; }
-  bool use_distributed() const { return num_processes() > 1; }
-  c10::Device device() const;
-  const std::string& mixed_precision() const;
+  /// What this Accelerator has become, printable in the original's form.
+  const AcceleratorState& state() const;
+  DistributedType distributed_type() const { return state().distributed_type; }
+  int64_t num_processes() const { return state().num_processes(); }
+  int64_t process_index() const { return state().process_index(); }
+  int64_t local_process_index() const { return state().local_process_index(); }
+  bool is_main_process() const { return state().is_main_process(); }
+  bool is_local_main_process() const { return state().is_local_main_process(); }
+  bool is_last_process() const { return state().is_last_process(); }
+  bool use_distributed() const { return state().use_distributed(); }
+  /// Several processes on GPUs.
+  bool multi_device() const { return distributed_type() == DistributedType::kMultiGpu; }
+  bool should_save_model() const { return is_local_main_process(); }
+  c10::Device device() const { return state().device; }
+  const std::string& mixed_precision() const { return state().mixed_precision; }
+  /// Whether model calls compute under autocast.
+  bool native_amp() const;
+  /// Where accumulation and the running loop over a loader stand.
+  GradientState gradient_state() const;
   int64_t gradient_accumulation_steps() const;
   /// From the next micro-step on, the same on every process. The count of micro-steps goes on: between two updates this
   /// changes which one is the next, and the gradients gathered so far stay divided by the old number; `free_memory`
@@ -259,19 +279,93 @@ class Accelerator {
   void set_gradient_accumulation_steps(int64_t steps);
   /// Whether the current micro-step ends its window; stays as the last window set it.
   bool sync_gradients() const;
+  bool device_placement() const;
+  bool step_scheduler_with_optimizer() const;
+  const DataLoaderConfiguration& dataloader_config() const;
+  bool split_batches() const { return dataloader_config().split_batches; }
+  bool even_batches() const { return dataloader_config().even_batches; }
+  bool use_seedable_sampler() const { return dataloader_config().use_seedable_sampler; }
+  bool non_blocking() const { return dataloader_config().non_blocking; }
+  const std::vector<std::string>& rng_types() const;
+  const ProjectConfiguration& project_configuration() const;
+  const std::optional<std::string>& project_dir() const { return project_configuration().project_dir; }
+  const std::optional<std::string>& logging_dir() const { return project_configuration().logging_dir; }
+  /// The number of the next checkpoint.
+  int64_t save_iteration() const { return project_configuration().iteration; }
   /// Every effective setting and where it came from.
   const Fields& plan() const;
+
+  /// Seeds LibTorch's default generators on all devices, with `device_specific` by `seed` plus the process index.
+  void set_seed(uint64_t seed, SeedOptions options = {}) const;
+  /// Gives every process the random states of process 0, byte for byte: "torch", "cuda", and "generator", which is the
+  /// one passed. Reached by every process. Source: `accelerate.utils.synchronize_rng_states`.
+  void synchronize_rng_states(const std::vector<std::string>& rng_types) const;
+  void synchronize_rng_states(const std::vector<std::string>& rng_types, at::Generator& generator) const;
 
   /// A callable of the same signature that does nothing on other processes and returns a value-initialised result
   /// there; a reference comes back as a value.
   template <class F>
   auto on_main_process(F function) const {
-    return [function = std::move(function), runs = is_main_process()]<class... Args>(Args&&... args) mutable {
-      using Result = std::remove_cvref_t<std::invoke_result_t<F&, Args...>>;
-      if (runs) return static_cast<Result>(std::invoke(function, std::forward<Args>(args)...));
-      return Result();
-    };
+    return internal::selected(internal::runs_on_process("on_main_process", 0, state().world), std::move(function));
   }
+  template <class F>
+  auto on_local_main_process(F function) const {
+    return internal::selected(internal::runs_on_local_process("on_local_main_process", 0, state().world),
+                              std::move(function));
+  }
+  template <class F>
+  auto on_last_process(F function) const {
+    return internal::selected(internal::runs_on_process("on_last_process", num_processes() - 1, state().world),
+                              std::move(function));
+  }
+  /// Runs on process `process_index` alone; in one process always. Throws UsageError for an index that no process has.
+  template <class F>
+  auto on_process(int64_t process_index, F function) const {
+    return internal::selected(internal::runs_on_process("on_process", process_index, state().world),
+                              std::move(function));
+  }
+  /// Runs on that process of every host.
+  template <class F>
+  auto on_local_process(int64_t local_process_index, F function) const {
+    return internal::selected(internal::runs_on_local_process("on_local_process", local_process_index, state().world),
+                              std::move(function));
+  }
+
+  /// The rest of the block runs on the main process first and, when that has left it, on the others:
+  /// `auto order = accelerator.main_process_first();`. Reached by every process; the others' call throws CommError when
+  /// the main process leaves the block with an exception.
+  ProcessOrder main_process_first() const;
+  /// The same with the main process of every host.
+  ProcessOrder local_main_process_first() const;
+
+  /// This process's share of tensors (rows) and lists, or of a tuple, map or struct of these, whose lengths are the
+  /// same: consecutive, in the order of processes, sizes differ by at most one. In one process all of it. Nothing is
+  /// exchanged, and the input stays what it is. Source: `PartialState.split_between_processes`.
+  /// Of a data set, a data set with its share of the examples.
+  template <class T>
+  auto split_between_processes(const T& inputs, SplitOptions options = {}) const {
+    if constexpr (Dataset<T>) {
+      T dataset = inputs;
+      const auto size = static_cast<int64_t>(dataset.size());
+      return Subset<T>(std::move(dataset), internal::split_rows(size, state().world, options));
+    } else {
+      return internal::split(inputs, state().world, options);
+    }
+  }
+
+  /// A flag that `check_trigger` finds on every process. Nothing is exchanged.
+  void set_trigger();
+  /// True on all processes when any of them has called `set_trigger` since the last time; reached by every process.
+  bool check_trigger();
+
+  /// A range whose passes are shown on `out`, by the main process of a host alone:
+  /// `for (auto& [x, y] : accelerator.tqdm(loader, std::cerr))`. Source: `accelerate.utils.tqdm`.
+  template <class Range>
+  Tqdm<Range> tqdm(Range&& range, std::ostream& out, TqdmOptions options = {}) const {
+    return Tqdm<Range>(std::forward<Range>(range), out, shown_here(std::move(options)));
+  }
+  /// A bar that you move: `bar.update()`.
+  ProgressBar tqdm(std::ostream& out, TqdmOptions options = {}) const { return ProgressBar(out, shown_here(options)); }
 
   /// The user's own module.
   template <class M>
@@ -326,6 +420,10 @@ class Accelerator {
   }
   void release();
   void empty_cache() const;
+  TqdmOptions shown_here(TqdmOptions options) const {
+    options.disable |= options.main_process_only && !is_local_main_process();
+    return options;
+  }
   Accumulation accumulate_all(std::initializer_list<internal::ModelCore*> models);
   GradientSyncScope override_sync(const std::shared_ptr<internal::ModelCore>& model, GradientSync sync);
   template <class T>

@@ -11,8 +11,10 @@
 #include <vector>
 
 #include "accelerate/comm/handles.h"
+#include "accelerate/comm/rng_types.h"
 #include "accelerate/comm/world.h"
 #include "accelerate/core/log.h"
+#include "accelerate/precision/autocast.h"
 #include "accelerate/precision/choice.h"
 #include "accelerate/strategy/choice.h"
 
@@ -37,6 +39,25 @@ struct GradientAccumulationPlugin {
 struct DataLoaderConfiguration {
   bool even_batches = true;    ///< all processes get as many full batches; what lacks comes from the start of the pass
   bool split_batches = false;  ///< the loader's batch is that of all processes together, each gets a part of it
+  bool use_seedable_sampler = true;        ///< a shuffled order is that of (seed, epoch); false: drawn at each pass
+  std::optional<uint64_t> data_seed = {};  ///< of the orders of loaders without a `.seed` of their own
+  bool non_blocking = true;                ///< the host goes on while a batch travels to the GPU
+};
+
+/// Where a run keeps its files, and how its checkpoints are named. Source: `accelerate.utils.ProjectConfiguration`.
+struct ProjectConfiguration {
+  std::optional<std::string> project_dir = {};  ///< the folder of the run
+  std::optional<std::string> logging_dir = {};  ///< of what is logged; unset: `project_dir`
+  bool automatic_checkpoint_naming = false;     ///< checkpoints are numbered below `project_dir`
+  std::optional<int64_t> total_limit = {};      ///< so many checkpoints are kept
+  int64_t iteration = 0;                        ///< the number of the next one
+  bool save_on_each_node = false;               ///< each host's main process saves, not the first alone
+
+  /// `project_dir`, and `logging_dir` if there is none yet.
+  void set_directories(const std::string& directory) {
+    project_dir = directory;
+    if (!logging_dir) logging_dir = directory;
+  }
 };
 
 /// How the processes are connected. Source: `accelerate.utils.InitProcessGroupKwargs`.
@@ -67,6 +88,15 @@ struct AcceleratorOptions {
       {};                        ///< default true; false: `scheduler.step()` counts every time it is called
   StrategyChoice strategy = {};  ///< "ddp", `Ddp{...}`; default: the one that applies to the number of processes
   std::optional<bool> cpu = {};  ///< `ACCELERATE_USE_CPU`; default false: a GPU if there is one
+  std::optional<bool> device_placement = {};  ///< default true; false: what is prepared stays on the device it is on
+  /// Random states that are rank 0's on every process when a pass over a prepared loader starts: "torch", "cuda",
+  /// "generator"; default "generator".
+  RngTypes rng_types = {};
+  std::optional<std::string> project_dir = {};
+  std::optional<ProjectConfiguration> project_config = {};
+  std::optional<AutocastKwargs> autocast_handler = {};  ///< of model calls, and of `autocast()` without options
+  std::optional<std::string> log_level =
+      {};  ///< "debug", "info", "warning", "error", "critical"; `ACCELERATE_LOG_LEVEL`
   InitProcessGroupKwargs init_process_group = {};
   std::optional<World> world = {};        ///< this process's place, from the host program instead of the environment
   StoreHandle store = {};                 ///< where the ranks meet, with `.world`: the host program's own c10d::Store

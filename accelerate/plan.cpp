@@ -8,6 +8,7 @@
 #include "accelerate/core/error.h"
 #include "accelerate/core/registry.h"
 #include "accelerate/plan_device.h"
+#include "accelerate/plan_foreign.h"
 #include "accelerate/strategy/strategy.h"
 
 namespace accelerate::internal {
@@ -22,21 +23,6 @@ struct Sourced {
 constexpr const char* kDebugVariable = "ACCELERATE_DEBUG_MODE";
 
 std::string yes_no(bool value) { return value ? "true" : "false"; }
-
-/// Settings of the original's launcher that ask for engines this library does not have: training on without them
-/// silently would not be what was asked for.
-void refuse_foreign_engines(const Environment& environment) {
-  constexpr std::array<const char*, 3> kEngines{"ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP",
-                                                "ACCELERATE_USE_MEGATRON_LM"};
-  for (const char* name : kEngines) {
-    if (!environment.flag(name).value_or(false)) continue;
-    throw ConfigError({.place = name,
-                       .what = "The environment asks for a training engine that is not available",
-                       .got = std::string(name) + "=" + *environment.text(name),
-                       .expected = "it unset",
-                       .remedy = std::string("Run `unset ") + name + "`"});
-  }
-}
 
 Sourced<PrecisionEntry> resolve_precision(const AcceleratorOptions& options, const Environment& environment,
                                           c10::Device device) {
@@ -207,7 +193,10 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment, 
   const DiscoveredWorld discovered = resolve_world(options, environment);
   const World& world = discovered.launched.world;
   const auto [device, device_source] = choose_device(options.cpu, environment, discovered.launched, hardware);
-  const auto precision = resolve_precision(options, environment, device);
+  auto precision = resolve_precision(options, environment, device);
+  const ResolvedSetup setup = resolve_setup(options, environment, device);
+  precision.value.policy.autocast = setup.value.autocast.enabled;
+  precision.value.policy.cache_casts = setup.value.autocast.cache_enabled;
   const auto accumulation = resolve_accumulation(options, environment);
   const auto strategy = resolve_strategy(options, world);
   const std::optional<bool> debug = environment.flag(kDebugVariable);
@@ -224,6 +213,7 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment, 
             .strategy_options = options.strategy.options(),
             .accumulation = accumulation.value,
             .data = options.dataloader_config.value_or(DataLoaderConfiguration{}),
+            .setup = setup.value,
             .step_scheduler_with_optimizer = with_optimizer,
             .debug = debug.value_or(false),
             .fields = {}};
@@ -252,6 +242,7 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment, 
   plan.fields.add({"step_scheduler_with_optimizer", yes_no(with_optimizer),
                    options.step_scheduler_with_optimizer ? "argument" : "default"});
   plan.fields.add({"debug", yes_no(plan.debug), debug ? std::string("environment ") + kDebugVariable : "default"});
+  for (const Field& field : setup.fields) plan.fields.add(field);
   return plan;
 }
 

@@ -6,6 +6,7 @@
 #include "accelerate/core/env.h"
 #include "accelerate/core/fields.h"
 #include "accelerate/options.h"
+#include "accelerate/plan_setup.h"
 #include "accelerate/tensor/hardware.h"
 
 namespace accelerate::internal {
@@ -23,6 +24,7 @@ struct Plan {
   std::any strategy_options;
   GradientAccumulationPlugin accumulation;
   DataLoaderConfiguration data;
+  Setup setup;
   bool step_scheduler_with_optimizer = true;
   bool debug = false;  ///< collectives compare shapes first
   Fields fields;

@@ -13,7 +13,7 @@ namespace accelerate::internal {
 namespace {
 
 /// Ranks that differ in these take different numbers of steps, have different rates, or exchange different tensors.
-constexpr std::array<const char*, 10> kShared{"num_processes",
+constexpr std::array<const char*, 13> kShared{"num_processes",
                                               "strategy",
                                               "mixed_precision",
                                               "gradient_accumulation_steps",
@@ -22,7 +22,10 @@ constexpr std::array<const char*, 10> kShared{"num_processes",
                                               "even_batches",
                                               "split_batches",
                                               "step_scheduler_with_optimizer",
-                                              "debug"};
+                                              "debug",
+                                              "use_seedable_sampler",
+                                              "data_seed",
+                                              "rng_types"};
 
 std::string list(const std::vector<size_t>& ranks) {
   constexpr size_t kShown = 8;

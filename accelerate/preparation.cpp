@@ -4,8 +4,10 @@
 #include <torch/optim/optimizer.h>
 
 #include <algorithm>
+#include <functional>
 #include <optional>
 
+#include "accelerate/comm/random_state.h"
 #include "accelerate/optim/move_state.h"
 #include "accelerate/optim/scheduler_ranks.h"
 
@@ -84,7 +86,11 @@ class Build {
                                                      .size = context_.group.size(),
                                                      .even_batches = plan.data.even_batches,
                                                      .split_batches = plan.data.split_batches},
-                                           .group = context_.group});
+                                           .group = context_.group,
+                                           .non_blocking = plan.data.non_blocking,
+                                           .seedable = plan.data.use_seedable_sampler,
+                                           .data_seed = plan.data.data_seed,
+                                           .before_pass = before_pass()});
     all_.loaders.push_back({item.loader, item.prepared});
   }
 
@@ -123,7 +129,19 @@ class Build {
   }
 
  private:
-  bool places(std::optional<bool> asked) const { return asked.value_or(true); }
+  bool places(std::optional<bool> asked) const { return asked.value_or(context_.plan.setup.device_placement); }
+
+  /// Brings the random states together that `rng_types` names; empty where there are none. The loader's own follows
+  /// from the seed of its order, which is rank 0's in any case.
+  std::function<void()> before_pass() const {
+    std::vector<std::string> types = context_.plan.setup.rng_types;
+    std::erase(types, "generator");
+    if (types.empty() || context_.group.size() == 1) return {};
+    return [types = std::move(types), group = context_.group, sync = context_.sync, device = context_.plan.device] {
+      // After training each process may go on alone.
+      if (!sync->closed()) synchronize_rng_states(group, types, device, nullptr);
+    };
+  }
 
   template <class Inner>
   std::shared_ptr<OptimizerCore> find_optimizer(const Inner& inner) const {

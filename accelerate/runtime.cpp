@@ -12,6 +12,7 @@
 #include "accelerate/comm/group_core.h"
 #include "accelerate/core/error.h"
 #include "accelerate/core/heap.h"
+#include "accelerate/core/kernel.h"
 #include "accelerate/plan_agreement.h"
 #include "accelerate/runtime_weights.h"
 
@@ -34,6 +35,16 @@ void check_loss(const at::Tensor& loss) {
                     .expected = "one number computed from a model's parameters",
                     .remedy = "Reduce the loss with mean() or sum(), and compute it outside a no-grad guard from "
                               "parameters that require gradients"});
+}
+
+AcceleratorState state_of(const Plan& plan, const Group& group) {
+  const auto parallel = plan.device.is_cpu() ? DistributedType::kMultiCpu : DistributedType::kMultiGpu;
+  return {.world = plan.world,
+          .distributed_type = plan.world.size > 1 ? parallel : DistributedType::kNo,
+          .backend = group.core() == nullptr ? "" : group.core()->backends(),
+          .device = plan.device,
+          .mixed_precision = plan.precision.name,
+          .debug = plan.debug};
 }
 
 /// One backward pass through several strategies: each that was told of it is told how it ended.
@@ -76,7 +87,7 @@ class Pass {
 
 Runtime::Runtime(Plan plan, LogSink sink)
     : plan_(std::move(plan)),
-      log_(std::move(sink), plan_.world.rank),
+      log_(std::move(sink), plan_.world.rank, plan_.setup.log),
       group_(connect({.world = plan_.world,
                       .rendezvous = plan_.rendezvous,
                       .store = plan_.store,
@@ -88,6 +99,7 @@ Runtime::Runtime(Plan plan, LogSink sink)
                       .liveness = LivenessRules::of(plan_.init_process_group.heartbeat_timeout,
                                                     plan_.init_process_group.slow_warning)},
                      log_)),
+      state_(state_of(plan_, group_)),
       active_loaders_(std::make_shared<ActiveLoaders>()),
       sync_(std::make_shared<SyncSchedule>(
           SyncSchedule::Rule{.num_steps = plan_.accumulation.num_steps,
@@ -96,6 +108,9 @@ Runtime::Runtime(Plan plan, LogSink sink)
                              .divide_by_micro_steps = plan_.accumulation.divide_by == WindowDivisor::kMicroSteps},
           active_loaders_)) {
   keep_freed_memory();
+  if (plan_.world.rank == 0) {
+    if (const auto warning = kernel_warning(Kernel::of_host())) log_.warning(*warning);
+  }
   make_current(plan_.device);
   require_same_plan(group_, plan_.fields);
 }

@@ -4,7 +4,10 @@
 #include <span>
 
 #include "accelerate/comm/group.h"
+#include "accelerate/comm/state.h"
+#include "accelerate/comm/trigger.h"
 #include "accelerate/core/log.h"
+#include "accelerate/optim/gradient_state.h"
 #include "accelerate/plan.h"
 #include "accelerate/preparation.h"
 
@@ -20,6 +23,9 @@ class Runtime {
   const Log& log() const { return log_; }
   const ActiveLoaders& active_loaders() const { return *active_loaders_; }
   const std::shared_ptr<SyncSchedule>& sync() const { return sync_; }
+  const AcceleratorState& state() const { return state_; }
+  GradientState gradient_state() const { return GradientState(sync_, active_loaders_); }
+  Trigger& trigger() { return trigger_; }
 
   /// Fills in what `items` are prepared as: all of them, or none and an error.
   void prepare(std::span<PrepareItem> items);
@@ -40,6 +46,8 @@ class Runtime {
   Plan plan_;
   Log log_;
   Group group_;
+  AcceleratorState state_;
+  Trigger trigger_;
   std::shared_ptr<ActiveLoaders> active_loaders_;
   std::shared_ptr<SyncSchedule> sync_;
   PreparedObjects prepared_;

@@ -5,12 +5,13 @@ include(CMakePackageConfigHelpers)
 set(package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/accelerate")
 install(TARGETS accelerate EXPORT accelerateTargets ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 # Not installed; scripts/lint reads this list and checks that no other header includes one of them.
-set(private_headers plan.h plan_agreement.h plan_device.h preparation.h runtime.h runtime_weights.h
+set(private_headers plan.h plan_agreement.h plan_device.h plan_foreign.h plan_setup.h preparation.h runtime.h runtime_weights.h
+  core/kernel.h core/terminal.h
   comm/backends/shm/arguments.h comm/backends/shm/call.h comm/backends/shm/exchange.h comm/backends/shm/fence.h
   comm/backends/shm/peers.h comm/backends/shm/reduce_kernels.h comm/backends/shm/segment.h
   comm/backends/shm/shm_backend.h comm/backends/shm/staged.h
   comm/address.h comm/backend.h comm/connect.h comm/group_core.h comm/liveness.h comm/liveness_rules.h comm/meeting.h
-  comm/operations.h
+  comm/operations.h comm/random_state.h comm/trigger.h
   optim/fused_update.h optim/momentum.h optim/move_state.h optim/scheduler_ranks.h optim/schedules/checks.h optim/update.h
   strategy/replicated.h
   strategy/ddp/errors.h strategy/ddp/gradient_reducer.h strategy/ddp/reducer_group.h strategy/ddp/same_model.h

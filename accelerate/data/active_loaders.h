@@ -11,6 +11,7 @@ struct LoaderProgress {
   bool end_of_dataloader = false;  ///< the batch handed out last is the last one of the pass
   int64_t remainder = -1;          ///< samples in the last global batch; 0: a full one; -1: not known (`drop_last`)
   int64_t batch_samples = 0;       ///< in the batch handed out last, over all processes, without what fills it up
+  const void* loader = nullptr;    ///< which one, to be compared only
 };
 
 /// The passes in progress over one Accelerator's loaders, innermost last; shared by loaders, accumulation and
@@ -24,6 +25,8 @@ class ActiveLoaders {
   bool in_dataloader() const { return !passes_.empty(); }
   /// False outside a loop.
   bool end_of_dataloader() const { return in_dataloader() && passes_.back()->end_of_dataloader; }
+  /// Null outside a loop.
+  const void* active() const { return in_dataloader() ? passes_.back()->loader : nullptr; }
   /// -1 outside a loop.
   int64_t remainder() const { return in_dataloader() ? passes_.back()->remainder : -1; }
   /// Nothing outside a loop.

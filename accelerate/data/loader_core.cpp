@@ -8,6 +8,7 @@
 #include <ranges>
 #include <string>
 
+#include "accelerate/comm/random_state.h"
 #include "accelerate/core/error.h"
 #include "accelerate/data/sampler.h"
 
@@ -94,7 +95,7 @@ uint64_t agree(int64_t samples, const DataLoaderOptions& options, const LoaderPl
 }  // namespace
 
 LoaderCore::LoaderCore(int64_t samples, Fetch fetch, DataLoaderOptions options)
-    : samples_(samples), fetch_(std::move(fetch)), options_(options) {
+    : samples_(samples), fetch_(std::move(fetch)), options_(options), own_seed_(options.seed.has_value()) {
   check(samples_, options_);
   check_batches(plan(), options_.batch_size);
   // Taken when the loader is built, so that what is drawn later (initial weights, dropout) cannot change the order.
@@ -103,8 +104,10 @@ LoaderCore::LoaderCore(int64_t samples, Fetch fetch, DataLoaderOptions options)
 
 std::shared_ptr<LoaderCore> LoaderCore::prepared(LoaderPlacement placement) const {
   auto core = std::make_shared<LoaderCore>(samples_, fetch_, options_);
+  core->own_seed_ = own_seed_;
+  if (placement.data_seed && !own_seed_) core->options_.seed = placement.data_seed;
   if (placement.shard.size > 1) {
-    core->options_.seed = agree(samples_, options_, placement);
+    core->options_.seed = agree(samples_, core->options_, placement);
     check_shard(placement.shard, options_.batch_size);
   }
   core->placement_ = std::move(placement);
@@ -122,10 +125,18 @@ ShardPlan LoaderCore::plan() const {
 
 LoaderPass::LoaderPass(std::shared_ptr<LoaderCore> loader) : loader_(std::move(loader)) {
   const DataLoaderOptions& options = loader_->options_;
+  const auto& placement = loader_->placement_;
+  if (placement && placement->before_pass) placement->before_pass();
   const int64_t epoch = loader_->epoch_++;
-  order_ =
-      options.shuffle ? shuffled_order(loader_->samples_, *options.seed, epoch) : sequential_order(loader_->samples_);
+  if (options.shuffle) {
+    const bool drawn = placement && !placement->seedable;
+    order_ = drawn ? shuffled_order(loader_->samples_, draw_common_seed(placement->group), 0)
+                   : shuffled_order(loader_->samples_, *options.seed, epoch);
+  } else {
+    order_ = sequential_order(loader_->samples_);
+  }
   progress_.remainder = loader_->plan().remainder();
+  progress_.loader = loader_.get();
   if (loader_->placement_) {
     loader_->placement_->active->enter(&progress_);
     entered_ = true;
@@ -153,10 +164,11 @@ void* LoaderPass::next() {
   progress_.end_of_dataloader = position_ == plan.batches();
   if (loader_->placement_ && loader_->placement_->moves) {
     const c10::Device device = loader_->placement_->device;
+    const bool non_blocking = loader_->placement_->non_blocking;
     current_.for_each(current_.value.get(), [&](at::Tensor& tensor) {
       if (!tensor.defined() || tensor.device() == device) return;
       // Towards a GPU the host need not wait; what comes from one it may read at once.
-      tensor = tensor.to(device, /*non_blocking=*/!device.is_cpu());
+      tensor = tensor.to(device, /*non_blocking=*/non_blocking && !device.is_cpu());
     });
   }
   return current_.value.get();

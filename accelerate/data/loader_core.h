@@ -42,6 +42,10 @@ struct LoaderPlacement {
   std::shared_ptr<ActiveLoaders> active;
   DataShard shard = {};
   Group group = {};  ///< the ranks that share the data
+  bool non_blocking = true;
+  bool seedable = true;                    ///< false: each pass draws the seed of its order
+  std::optional<uint64_t> data_seed = {};  ///< for a loader without a seed of its own
+  std::function<void()> before_pass = {};  ///< reached by every rank when a pass starts
 };
 
 class LoaderPass;
@@ -71,6 +75,7 @@ class LoaderCore {
   int64_t samples_;
   Fetch fetch_;
   DataLoaderOptions options_;
+  bool own_seed_ = false;  ///< the options came with one
   std::optional<LoaderPlacement> placement_;
   int64_t epoch_ = 0;  ///< of the next pass
 };

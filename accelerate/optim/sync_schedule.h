@@ -30,6 +30,8 @@ class SyncSchedule {
   /// What the gradients of the micro-steps before this one have to be multiplied by, for all to be divided alike: not 1
   /// where a window ends after another number of micro-steps than it began with.
   double correction() const { return correction_; }
+  /// Micro-steps since the count last began anew.
+  int64_t micro_step() const { return micro_step_; }
   /// Stays as the last window set it; true before the first.
   bool sync_gradients() const { return sync_gradients_; }
   /// Whether this micro-step averages over the ranks.

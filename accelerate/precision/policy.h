@@ -11,6 +11,8 @@ namespace accelerate {
 struct PrecisionPolicy {
   std::optional<at::ScalarType> compute = {};  ///< autocast dtype of forward passes
   std::optional<at::ScalarType> output = {};   ///< low-precision outputs of a model call are converted to this
+  bool autocast = true;                        ///< false: where there is a compute dtype, autocast is switched off
+  std::optional<bool> cache_casts = {};        ///< casts of parameters are kept for the scope; unset: as it is
 };
 
 }  // namespace accelerate

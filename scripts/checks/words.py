@@ -9,9 +9,10 @@ _ENVIRONMENT = r"\b(?:secure_getenv|getenv|setenv|putenv|unsetenv|environ)\b"
 # A transport has a member of its own called abort.
 _EXIT = r"(?:\bstd::|(?<!\w)::|(?<![\w.>:])(?<!void ))(?:_?exit|_Exit|quick_exit|abort|terminate)\s*\("
 _OUTPUT = r"\bstd::(?:cout|cerr|clog|wcout|wcerr)\b|(?<![\w.])v?f?(?:printf|puts|putchar|putc|perror)\s*\("
-# Path, and how often it may happen there.
+# Path, and how often it may happen there. core/terminal.cpp only asks which stream it was given.
 _ENVIRONMENT_PLACE = "accelerate/core/env."
-_OUTPUT_PLACES = {"accelerate/accelerator.cpp": 1, "accelerate/core/log.cpp": 1}
+_OUTPUT_PLACES = {"accelerate/accelerator.cpp": 1, "accelerate/core/log.cpp": 1,
+                  "accelerate/core/terminal.cpp": 3}
 _MARKER = re.compile(r"\b(?:T[O]DO|F[I]XME|X[X]X|H[A]CK)\b")
 _VAGUE = r"\b(?:class|struct|concept)\s+(?:\[\[[^\]]*\]\]\s*)?(?:\w*(?:Manager|Helper|Helpers|Utils|Util)|\w+Base)\b"
 
@@ -26,7 +27,8 @@ _PLUGIN_FOLDERS = [
 _EVERYDAY = {"no", "single"}
 # Literals that mean something else, and the one place where a user's choices are listed.
 # The name that an options struct stands for is said in the struct.
-_OTHER_MEANING = {("accelerate/core/env.cpp", "no"), ("accelerate/strategy/ddp.h", "ddp")}
+_OTHER_MEANING = {("accelerate/core/env.cpp", "no"), ("accelerate/strategy/ddp.h", "ddp"),
+                  ("accelerate/plan_foreign.cpp", "no")}
 _MAY_NAME_PLUGINS = {"accelerate/options.h"}
 
 

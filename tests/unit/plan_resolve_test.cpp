@@ -55,7 +55,16 @@ TEST(Resolve, EveryFieldSaysWhereItCameFrom) {
             "even_batches                   true         (default)\n"
             "split_batches                  false        (default)\n"
             "step_scheduler_with_optimizer  true         (default)\n"
-            "debug                          false        (default)\n");
+            "debug                          false        (default)\n"
+            "device_placement               true         (default)\n"
+            "use_seedable_sampler           true         (default)\n"
+            "data_seed                      unset        (default)\n"
+            "non_blocking                   true         (default)\n"
+            "rng_types                      generator    (default)\n"
+            "autocast                       on           (default)\n"
+            "project_dir                    none         (default)\n"
+            "logging_dir                    none         (default)\n"
+            "log_level                      default      (default)\n");
 }
 
 TEST(Resolve, ThePrecisionComesFromTheArgumentThenTheEnvironment) {
