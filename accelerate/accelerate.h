@@ -5,6 +5,7 @@
 #include "accelerate/core/error.h"
 #include "accelerate/data/datasets/tensor_dataset.h"
 #include "accelerate/data/loader.h"
+#include "accelerate/optim/ema.h"
 #include "accelerate/optim/schedules.h"
 #include "accelerate/strategy/ddp.h"
 #include "accelerate/tensor/seed.h"

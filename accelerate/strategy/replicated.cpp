@@ -11,12 +11,16 @@ ShardedTensor entry(const ParameterRow& row) { return {row.name, row.global_shap
 
 ParameterTable whole_table(const torch::nn::Module& module) {
   ParameterTable rows;
-  const auto add = [&](const std::string& name, const at::Tensor& tensor, bool trainable) {
-    if (!tensor.defined()) return;
-    rows.push_back({name, tensor, tensor.sizes().vec(), {0, tensor.numel()}, trainable});
+  const auto add = [&](const std::string& name, const at::Tensor& tensor) -> ParameterRow* {
+    if (!tensor.defined()) return nullptr;
+    return &rows.emplace_back(ParameterRow{name, tensor, tensor.sizes().vec(), {0, tensor.numel()}});
   };
-  for (const auto& item : module.named_parameters()) add(item.key(), item.value(), item.value().requires_grad());
-  for (const auto& item : module.named_buffers()) add(item.key(), item.value(), false);
+  for (const auto& item : module.named_parameters()) {
+    if (ParameterRow* row = add(item.key(), item.value())) row->trainable = item.value().requires_grad();
+  }
+  for (const auto& item : module.named_buffers()) {
+    if (ParameterRow* row = add(item.key(), item.value())) row->buffer = true;
+  }
   return rows;
 }
 

@@ -21,6 +21,7 @@ struct ParameterRow {
   std::vector<int64_t> global_shape;  ///< shape over all ranks
   Range held;                         ///< elements of the flattened global tensor held here; all of them: [0, numel)
   bool trainable = false;             ///< a parameter that requires a gradient; buffers and frozen parameters do not
+  bool buffer = false;                ///< no parameter; a parameter stays one when it is frozen
 };
 
 /// What `Strategy::attach` returns; optimizer tail, clipping and checkpoints iterate it, never `module.parameters()`.

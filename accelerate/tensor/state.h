@@ -32,4 +32,22 @@ class StateReader {
   virtual void read(const ShardedTensor& tensor) = 0;
 };
 
+/// Something with a state of its own that belongs to a checkpoint: it names its tensors, whoever stores them moves the
+/// bytes. What `save` wrote, `load` of an object built alike asks for, under the same names.
+/// Source: the objects with `state_dict` and `load_state_dict` that `Accelerator.register_for_checkpointing` takes.
+class Stateful {
+ public:
+  virtual ~Stateful() = default;
+  virtual void save(StateWriter& writer) const = 0;
+  /// The values are there once the whole load has finished.
+  virtual void load(StateReader& reader) = 0;
+
+ protected:
+  Stateful() = default;
+  Stateful(const Stateful&) = default;
+  Stateful(Stateful&&) = default;
+  Stateful& operator=(const Stateful&) = default;
+  Stateful& operator=(Stateful&&) = default;
+};
+
 }  // namespace accelerate

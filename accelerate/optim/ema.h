@@ -1,0 +1,115 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "accelerate/optim/step_result.h"
+#include "accelerate/tensor/parameters.h"
+#include "accelerate/tensor/state.h"
+
+namespace accelerate {
+
+/// How the averages follow the weights. The first `update_after_step + 1` updates copy them; n counts those after.
+/// Source: `torch.optim.swa_utils.get_ema_multi_avg_fn`; warm-up and ramp: `EMAModel` of diffusers, `ModelEmaV3` of
+/// timm.
+struct EmaOptions {
+  double decay = 0.999;           ///< share of the average that each update keeps, 0 to 1
+  double min_decay = 0;           ///< the least that warm-up or ramp may give, at most `decay`
+  bool use_ema_warmup = false;    ///< decay 1 - (1 + n / inv_gamma)^-power until it reaches `decay`
+  double inv_gamma = 1;           ///< of the warm-up, more than 0
+  double power = 2.0 / 3.0;       ///< of the warm-up, more than 0; 2/3 for a million updates, 3/4 for fewer
+  bool ramp_up = false;           ///< decay (1 + n) / (10 + n) until then: what diffusers does without warm-up
+  int64_t update_after_step = 0;  ///< so many updates, and the one after them, copy the weights
+  bool use_buffers = false;       ///< floating-point buffers are averaged, too; false: they stay the model's own
+};
+
+/// What `Ema::update` did.
+struct EmaUpdate {
+  bool applied = false;  ///< the averages followed the weights; false after a step that did not change these
+  double decay = 0;      ///< the share that the averages kept; 0 when they were copied
+};
+
+namespace internal {
+
+/// The share that update number `step` (from 1) keeps; 0 copies.
+double ema_decay(const EmaOptions& options, int64_t step);
+
+class EmaCore;
+
+}  // namespace internal
+
+/// The guard of `Ema::apply`: the model computes with the averages until it ends, by an exception, too.
+class [[nodiscard("keep the guard: `auto weights = ema.apply();`")]] EmaWeights {
+ public:
+  explicit EmaWeights(std::shared_ptr<internal::EmaCore> core) : core_(std::move(core)) {}
+  ~EmaWeights();
+  EmaWeights(EmaWeights &&) noexcept = default;
+  EmaWeights& operator=(EmaWeights&&) = delete;
+
+ private:
+  std::shared_ptr<internal::EmaCore> core_;
+};
+
+/// Exponential moving averages of a model's weights, for evaluation and for the model that is saved:
+///
+///   accelerate::Ema ema(model, {.decay = 0.999});
+///   ...
+///   ema.update(optimizer.step());        // in the loop
+///   ...
+///   auto weights = ema.apply();          // until the end of this block the model has the averages
+///
+/// It starts with the weights that the model has. Averages are of the weights' dtype, float32 for narrower ones; tied
+/// weights have one. They lie where the weights lie and follow them when the model is moved. Whole numbers (parameters
+/// and buffers) are not averaged: they stay the model's own. Nothing is exchanged between processes: their weights are
+/// equal, so their averages are.
+/// The state is `n_averaged`, the number of updates, and `module.<key>` for each average (`module.<i>.<key>` with
+/// several models), the names of Python's `AveragedModel`; the options are not part of it.
+/// Not for use by two threads at once.
+class Ema final : public Stateful {
+ public:
+  /// Of a prepared model. Throws ConfigError for options out of their ranges, UsageError for a model without weights.
+  template <class Model>
+  requires requires(const Model& model) { model.core()->table(); }
+  explicit Ema(const Model& model, EmaOptions options = {})
+      : Ema(std::vector<ParameterTable>{model.core()->table()}, options) {}
+  /// Of several, in one state: `Ema ema(std::tie(generator, encoder))`.
+  template <class... Models>
+  explicit Ema(const std::tuple<Models...>& models, EmaOptions options = {})
+      : Ema(std::apply([](const auto&... model) { return std::vector<ParameterTable>{model.core()->table()...}; },
+                       models),
+            options) {}
+  Ema(const std::vector<ParameterTable>& tables, EmaOptions options);
+  ~Ema() override;
+  Ema(Ema&&) noexcept;
+  Ema& operator=(Ema&&) noexcept;
+
+  /// Follows the weights if `result` is that of a step that changed them: `ema.update(optimizer.step())`. Micro-steps
+  /// that accumulate do not count. Throws UsageError while the averages are applied, or when a weight has another shape
+  /// than at the beginning.
+  EmaUpdate update(const StepResult& result);
+
+  /// Puts the averages into the model until the guard ends; then the weights are again what they were, bit for bit.
+  /// Costs a copy of the weights while it lasts. Do not train meanwhile: what is written to the weights is lost. Throws
+  /// UsageError when they are applied already.
+  EmaWeights apply();
+  bool applied() const;
+
+  /// Number of updates, those that copied included.
+  int64_t optimization_step() const;
+  /// The share that the last update kept; 0 before the first that averaged.
+  double cur_decay_value() const;
+
+  void save(StateWriter& writer) const override;
+  /// Throws UsageError while the averages are applied.
+  void load(StateReader& reader) override;
+
+ private:
+  std::shared_ptr<internal::EmaCore> core_;
+};
+
+}  // namespace accelerate
