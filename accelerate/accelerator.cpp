@@ -147,16 +147,29 @@ ClipResult Accelerator::clip_grad_value_(const std::vector<at::Tensor>& paramete
   return {};
 }
 
-AutocastScope Accelerator::autocast(AutocastOptions options) const {
-  PrecisionPolicy policy = runtime().plan().precision.policy;
-  policy.autocast = options.enabled;
-  policy.cache_casts = options.cache_enabled;
-  return autocast_scope(policy, device().type());
+GradientStatistics Accelerator::gradient_statistics(const Optimizer& optimizer) const {
+  runtime().sync()->require_open("gradient_statistics");
+  if (&optimizer.core()->sync() != runtime().sync().get()) {
+    throw UsageError({.place = "gradient_statistics",
+                      .what = "The optimizer was prepared by another Accelerator",
+                      .got = "that Accelerator's handle",
+                      .expected = "an optimizer that this one prepared",
+                      .remedy = "Call gradient_statistics() of the Accelerator that prepared it"});
+  }
+  return {.accumulated = !sync_gradients(), .groups = internal::gradient_statistics(optimizer.core()->inner())};
 }
 
-AutocastScope Accelerator::autocast() const {
-  return autocast_scope(runtime().plan().precision.policy, device().type());
+AutocastScope Accelerator::autocast(AutocastOptions options) const {
+  return autocast_scope(runtime().plan().precision.policy, device().type(), options);
 }
+AutocastScope Accelerator::autocast() const { return autocast(runtime().plan().precision.policy.autocast); }
+
+Profiler Accelerator::profile(ProfileKwargs options) const {
+  return Profiler(std::move(options), {.group = runtime().group(),
+                                       .log = runtime().log(),
+                                       .cuda_devices = internal::Hardware::of_process().cuda_devices});
+}
+Profiler Accelerator::profile() const { return profile(runtime().plan().profile); }
 
 void Accelerator::verify(const char* operation, internal::TensorList tensors) const {
   const Group& group = runtime().group();

@@ -25,10 +25,12 @@
 #include "accelerate/data/datasets/subset.h"
 #include "accelerate/optim/clip.h"
 #include "accelerate/optim/gradient_state.h"
+#include "accelerate/optim/gradient_statistics.h"
 #include "accelerate/optim/sync_schedule.h"
 #include "accelerate/options.h"
 #include "accelerate/precision/autocast.h"
 #include "accelerate/prepare.h"
+#include "accelerate/profile/profiler.h"
 #include "accelerate/tensor/seed.h"
 #include "accelerate/tracking/tqdm.h"
 
@@ -181,10 +183,20 @@ class Accelerator {
   /// Whether some prepared optimizer left its last step out because a gradient was not finite.
   bool optimizer_step_was_skipped() const;
 
+  /// Norm, largest element, mean and counts of the gradients of each parameter group of `optimizer`, as they are now:
+  /// after `backward`, before `step` or `zero_grad`. Also on a micro-step that accumulates, which it says. Waits for
+  /// the device once. Throws UsageError for an optimizer of another Accelerator.
+  GradientStatistics gradient_statistics(const Optimizer& optimizer) const;
+
   /// The model's precision for code outside a model call, until the guard ends. Nothing for `mixed_precision` "no".
+  /// Without options as `.autocast_handler` says.
   AutocastScope autocast(AutocastOptions options) const;
-  /// The same as `.autocast_handler` says.
   AutocastScope autocast() const;
+
+  /// Records what this process computes until the guard ends, and writes `output_trace_dir/profile_<index>.json`.
+  /// Without options as `.profile_handler` says. What can go wrong: profile/profiler.h.
+  Profiler profile(ProfileKwargs options) const;
+  Profiler profile() const;
 
   // Collectives: reached by every process, in the same order. A value is a tensor, or a tuple, vector, map or struct of
   // tensors, nested; all its tensors travel together. With `ACCELERATE_DEBUG_MODE=1` the processes compare shapes

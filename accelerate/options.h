@@ -16,6 +16,8 @@
 #include "accelerate/core/log.h"
 #include "accelerate/precision/autocast.h"
 #include "accelerate/precision/choice.h"
+#include "accelerate/precision/policy.h"
+#include "accelerate/profile/kwargs.h"
 #include "accelerate/strategy/choice.h"
 
 namespace accelerate {
@@ -95,6 +97,7 @@ struct AcceleratorOptions {
   std::optional<std::string> project_dir = {};
   std::optional<ProjectConfiguration> project_config = {};
   std::optional<AutocastKwargs> autocast_handler = {};  ///< of model calls, and of `autocast()` without options
+  ProfileKwargs profile_handler = {};                   ///< of `profile()` without options
   std::optional<std::string> log_level =
       {};  ///< "debug", "info", "warning", "error", "critical"; `ACCELERATE_LOG_LEVEL`
   InitProcessGroupKwargs init_process_group = {};

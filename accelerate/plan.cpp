@@ -195,8 +195,7 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment, 
   const auto [device, device_source] = choose_device(options.cpu, environment, discovered.launched, hardware);
   auto precision = resolve_precision(options, environment, device);
   const ResolvedSetup setup = resolve_setup(options, environment, device);
-  precision.value.policy.autocast = setup.value.autocast.enabled;
-  precision.value.policy.cache_casts = setup.value.autocast.cache_enabled;
+  precision.value.policy.autocast = setup.value.autocast;
   const auto accumulation = resolve_accumulation(options, environment);
   const auto strategy = resolve_strategy(options, world);
   const std::optional<bool> debug = environment.flag(kDebugVariable);
@@ -215,6 +214,7 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment, 
             .data = options.dataloader_config.value_or(DataLoaderConfiguration{}),
             .setup = setup.value,
             .step_scheduler_with_optimizer = with_optimizer,
+            .profile = options.profile_handler,
             .debug = debug.value_or(false),
             .fields = {}};
   const std::string from_world = "environment kind \"" + discovered.environment + "\"";

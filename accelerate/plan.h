@@ -26,6 +26,7 @@ struct Plan {
   DataLoaderConfiguration data;
   Setup setup;
   bool step_scheduler_with_optimizer = true;
+  ProfileKwargs profile;
   bool debug = false;  ///< collectives compare shapes first
   Fields fields;
 };

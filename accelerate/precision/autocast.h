@@ -9,22 +9,14 @@
 
 namespace accelerate {
 
-/// Source: `accelerate.utils.AutocastKwargs`.
-struct AutocastOptions {
-  bool enabled = true;                     ///< false: full precision inside an autocast region
-  std::optional<bool> cache_enabled = {};  ///< casts of parameters are kept until the guard ends; unset: LibTorch's
-};
-
-using AutocastKwargs = AutocastOptions;
-
 /// Autocast switched on or off for this thread until the guard ends, on one device type. Guards nest and must end in
 /// reverse order. Source: `torch.autocast`. Leave it before `backward`.
 class [[nodiscard("keep the guard: `auto scope = accelerator.autocast();`")]] AutocastScope {
  public:
   /// Changes nothing.
   AutocastScope() = default;
-  /// `dtype` unset switches autocast off.
-  AutocastScope(c10::DeviceType device, std::optional<at::ScalarType> dtype, std::optional<bool> cache = {});
+  /// `dtype` unset switches autocast off; `cache_enabled` unset leaves the cache of casts as it is.
+  AutocastScope(c10::DeviceType device, std::optional<at::ScalarType> dtype, std::optional<bool> cache_enabled = {});
   ~AutocastScope();
   AutocastScope(AutocastScope && other) noexcept;
   AutocastScope& operator=(AutocastScope&&) = delete;
@@ -34,15 +26,19 @@ class [[nodiscard("keep the guard: `auto scope = accelerator.autocast();`")]] Au
     c10::DeviceType device;
     bool enabled;
     at::ScalarType dtype;
-    bool cache;
+    bool cache_enabled;
   };
   std::optional<Saved> saved_;
 };
 
 /// The scope of a policy's compute dtype; one that changes nothing for a policy without.
+inline AutocastScope autocast_scope(const PrecisionPolicy& policy, c10::DeviceType device,
+                                    const AutocastOptions& options) {
+  if (!policy.compute) return AutocastScope();
+  return AutocastScope(device, options.enabled ? policy.compute : std::nullopt, options.cache_enabled);
+}
 inline AutocastScope autocast_scope(const PrecisionPolicy& policy, c10::DeviceType device) {
-  if (!policy.compute) return {};
-  return AutocastScope(device, policy.autocast ? policy.compute : std::nullopt, policy.cache_casts);
+  return autocast_scope(policy, device, policy.autocast);
 }
 
 }  // namespace accelerate

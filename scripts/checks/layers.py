@@ -9,7 +9,7 @@ _ORDER = [
     ["core"],
     ["tensor"],
     ["comm"],
-    ["data", "precision"],
+    ["data", "precision", "profile"],
     ["strategy"],
     ["optim"],
     ["step"],

@@ -48,8 +48,8 @@ def produce():
     sys.path.insert(0, str(HERE))
     import torch
 
-    from original import checkpoints, configurations, ema, gather, learning_rates, problem, process, schedules, several
-    from original import sharding, traces
+    from original import checkpoints, configurations, ema, gather, learning_rates, problem, process, profile, schedules
+    from original import several, sharding, traces
 
     torch.set_num_threads(1)
     # An untied schedule steps during accumulation, before the first optimizer step: the case is meant.
@@ -69,6 +69,7 @@ def produce():
     files["learning_rates.json"] = {"versions": versions, **learning_rates.document(1)}
     files["gather_for_metrics.json"] = {"versions": versions, **gather.document()}
     files["ema.json"] = {"versions": versions, **ema.document()}
+    files["profile.json"] = {"versions": versions, **profile.document()}
     files["state_dict.json"] = {"versions": versions, **checkpoints.keys_document()}
     blob, described = checkpoints.mlp_file(data)
     files["mlp.safetensors"] = blob
