@@ -1,41 +1,19 @@
 // The example programs, run as a newcomer runs them.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
+
+#include "tests/examples/program.h"
 
 namespace {
 
 using testing::HasSubstr;
 
-struct Finished {
-  int status = -1;
-  std::string output;  // standard output and standard error together
-  std::string last_line() const {
-    const size_t end = output.find_last_not_of('\n');
-    const size_t before = output.rfind('\n', end);
-    return output.substr(before + 1, end - before);
-  }
-};
-
-Finished run_command(const std::string& words) {
-  const std::string command = "(" + words + ") 2>&1";
-  std::FILE* pipe = popen(command.c_str(), "r");
-  Finished result;
-  char piece[4096];
-  for (size_t count; (count = std::fread(piece, 1, sizeof piece, pipe)) > 0;) result.output.append(piece, count);
-  const int status = pclose(pipe);
-  result.status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return result;
-}
-
-const std::string kPrograms = "'" ACCELERATE_EXAMPLES_DIR "'/";
-
-Finished run(const std::string& arguments) { return run_command(kPrograms + arguments); }
+using examples::Finished;
+using examples::run;
 
 class DigitsProgram : public testing::Test {
  protected:
@@ -47,8 +25,7 @@ class DigitsProgram : public testing::Test {
   void TearDown() override { std::filesystem::remove_all(out_); }
   Finished digits(const std::string& arguments) { return run("digits --out '" + out_.string() + "' " + arguments); }
   Finished launch(int processes, const std::string& arguments) {
-    return run_command("'" ACCELERATE_CLI "' launch --cpu --num-processes " + std::to_string(processes) + " " +
-                       kPrograms + "digits --out '" + out_.string() + "' " + arguments);
+    return examples::launch(processes, "digits --out '" + out_.string() + "' " + arguments);
   }
 
   std::filesystem::path out_;
