@@ -6,6 +6,8 @@
 #include <iostream>
 
 #include "accelerate/checkpoint/storage.h"
+#include "accelerate/comm/copy.h"
+#include "accelerate/comm/debug.h"
 #include "accelerate/comm/objects.h"
 #include "accelerate/core/error.h"
 #include "accelerate/core/registry.h"
@@ -171,8 +173,13 @@ Profiler Accelerator::profile(ProfileKwargs options) const {
 }
 Profiler Accelerator::profile() const { return profile(runtime().plan().profile); }
 
-void Accelerator::verify(const char* operation, internal::TensorList tensors) const {
+void Accelerator::require_same_call(const char* operation, const std::string& arguments) const {
+  if (runtime().plan().debug) internal::require_same_call(runtime().group(), operation, arguments);
+}
+
+void Accelerator::verify(const char* operation, internal::TensorList tensors, const std::string& arguments) const {
   const Group& group = runtime().group();
+  require_same_call(operation, arguments);
   if (runtime().plan().debug || internal::needs_comparison(group)) {
     internal::require_equal_shapes(group, operation, tensors);
   }
@@ -203,42 +210,58 @@ void Accelerator::gather_tensors_for_metrics(internal::TensorList tensors) const
   }
 }
 
-std::vector<std::string> Accelerator::gather_object(const std::vector<std::string>& texts) const {
-  std::vector<std::string> all;
-  for (const std::string& bytes : internal::all_gather_bytes(runtime().group(), internal::join_texts(texts))) {
-    for (std::string& text : internal::split_texts(bytes)) all.push_back(std::move(text));
-  }
-  return all;
-}
-
-std::vector<std::string> Accelerator::gather_for_metrics(const std::vector<std::string>& texts) const {
-  std::vector<std::string> all = gather_object(texts);
-  const std::optional<int64_t> kept = metrics_kept();
-  if (kept && all.size() > static_cast<size_t>(*kept)) all.resize(static_cast<size_t>(*kept));
-  return all;
+std::vector<std::string> Accelerator::gather_bytes(const char* operation, const std::string& own) const {
+  require_same_call(operation, "");
+  return internal::all_gather_bytes(runtime().group(), own);
 }
 
 void Accelerator::reduce_tensors(internal::TensorList tensors, const ReduceOptions& options) const {
-  verify("reduce", tensors);
+  std::ostringstream arguments;
+  arguments << '"' << options.reduction << "\", scale " << options.scale;
+  verify("reduce", tensors, arguments.str());
   internal::reduce_all(runtime().group(), tensors, options);
 }
 
 void Accelerator::broadcast_tensors(internal::TensorList tensors, int64_t from_process) const {
-  verify("broadcast", tensors);
+  verify("broadcast", tensors, "from process " + std::to_string(from_process));
   internal::broadcast_all(runtime().group(), tensors, from_process);
 }
 
-std::vector<std::string> Accelerator::broadcast_object_list(const std::vector<std::string>& texts,
-                                                            int64_t from_process) const {
+std::string Accelerator::broadcast_bytes(std::string own, int64_t from_process) const {
   internal::require_process("broadcast_object_list", runtime().group(), from_process);
-  return internal::split_texts(internal::broadcast_bytes(runtime().group(), internal::join_texts(texts), from_process));
+  require_same_call("broadcast_object_list", "from process " + std::to_string(from_process));
+  return internal::broadcast_bytes(runtime().group(), std::move(own), from_process);
+}
+
+at::Tensor Accelerator::copy_tensor_to_devices(const at::Tensor& tensor) const {
+  require_same_call("copy_tensor_to_devices", "");
+  return internal::copy_from_the_one(runtime().group(), tensor, device());
 }
 
 void Accelerator::pad_tensors(internal::TensorList tensors, const PadOptions& options) const {
-  internal::pad_all(runtime().group(), tensors, options);
+  const Group& group = runtime().group();
+  if (runtime().plan().debug && group.core() != nullptr) {
+    std::ostringstream arguments;
+    arguments << "dim " << options.dim << ", pad_index " << options.pad_index
+              << (options.pad_first ? ", in front" : ", behind");
+    require_same_call("pad_across_processes", arguments.str());
+    internal::require_equal_forms(group, "pad_across_processes", tensors);
+  }
+  internal::pad_all(group, tensors, options);
 }
 
-void Accelerator::wait_for_everyone() const { runtime().group().barrier(); }
+void Accelerator::wait_for_everyone() const {
+  require_same_call("wait_for_everyone", "");
+  runtime().group().barrier();
+}
+
+Logger Accelerator::get_logger(const std::string& name, LoggerOptions options) const {
+  return Logger({.name = name,
+                 .level = options.log_level.value_or(runtime().plan().setup.log_level.value_or(LogLevel::kWarning)),
+                 .group = runtime().group(),
+                 .lines = runtime().log().sink()},
+                std::move(options.sink));
+}
 
 std::string Accelerator::text_of(const at::Tensor& tensor) {
   std::ostringstream out;

@@ -17,6 +17,8 @@
 
 #include "accelerate/checkpoint/model_file.h"
 #include "accelerate/comm/collectives.h"
+#include "accelerate/comm/logger.h"
+#include "accelerate/comm/objects.h"
 #include "accelerate/comm/process_order.h"
 #include "accelerate/comm/selected.h"
 #include "accelerate/comm/split.h"
@@ -43,6 +45,10 @@ namespace accelerate {
 namespace internal {
 class Runtime;
 }
+
+struct MetricsOptions {
+  bool use_gather_object = false;  ///< a list with tensors is gathered as a list of objects, whatever their shapes
+};
 
 /// The loop of one training run: device, precision, accumulation and, with several processes, their cooperation.
 /// Move-only. Training verbs throw UsageError after `end_training()`; models still run. No global state: several
@@ -217,10 +223,31 @@ class Accelerator {
     gather_tensors_for_metrics(tensors_of(value));
     return value;
   }
-  /// Texts that belong to samples, one each: those of all processes, without those that fill up the last batch.
-  std::vector<std::string> gather_for_metrics(const std::vector<std::string>& texts) const;
-  /// The lists of all processes in one, in their order; lengths may differ.
-  std::vector<std::string> gather_object(const std::vector<std::string>& texts) const;
+  /// Objects that belong to samples, one each: those of all processes, without those that fill up the last batch.
+  template <class T = std::string>
+  requires(internal::contents<T>() != internal::Contents::kTensors)  //
+      std::vector<T> gather_for_metrics(const std::vector<T>& objects) const {
+    return gather_for_metrics(objects, MetricsOptions{.use_gather_object = true});
+  }
+  template <class T>
+  std::vector<T> gather_for_metrics(const std::vector<T>& objects, MetricsOptions options) const {
+    if (!options.use_gather_object) return gather_for_metrics(std::vector<T>(objects));
+    std::vector<T> all = gather_object(objects);
+    const std::optional<int64_t> kept = metrics_kept();
+    if (kept && all.size() > static_cast<size_t>(*kept)) all.erase(all.begin() + *kept, all.end());
+    return all;
+  }
+  /// The lists of all processes in one, in their order; lengths may differ. Of anything that can be turned into bytes
+  /// (`Serialize`, tensor/bytes.h). Throws CommError where processes pass other types.
+  template <class T = std::string>
+  std::vector<T> gather_object(const std::vector<T>& objects) const {
+    if (!use_distributed()) return objects;
+    std::vector<T> all;
+    for (const std::string& bytes : gather_bytes("gather_object", internal::pack_objects(objects))) {
+      internal::unpack_objects("gather_object", bytes, all);
+    }
+    return all;
+  }
   /// Every tensor of `value` combined over all processes; the input is not changed.
   template <class T>
   T reduce(T value, ReduceOptions options = {}) const {
@@ -235,8 +262,19 @@ class Accelerator {
     broadcast_tensors(tensors_of(value), from_process);
     return value;
   }
-  /// The texts of process `from_process`, on every process.
-  std::vector<std::string> broadcast_object_list(const std::vector<std::string>& texts, int64_t from_process = 0) const;
+  /// The objects of process `from_process`, on every process.
+  template <class T = std::string>
+  std::vector<T> broadcast_object_list(const std::vector<T>& objects, int64_t from_process = 0) const {
+    const bool sends = process_index() == from_process;
+    const std::string bytes = broadcast_bytes(sends ? internal::pack_objects(objects) : "", from_process);
+    if (sends) return objects;
+    std::vector<T> received;
+    internal::unpack_objects("broadcast_object_list", bytes, received);
+    return received;
+  }
+  /// The tensor of the one process that passes a defined one, on `device()`, on every process; any shape and dtype.
+  /// Throws UsageError when none or several pass one. Source: `accelerate.utils.copy_tensor_to_devices`.
+  at::Tensor copy_tensor_to_devices(const at::Tensor& tensor = {}) const;
   /// Tensors that are shorter than on another process come back as copies padded to the same length.
   template <class T>
   T pad_across_processes(T value, PadOptions options = {}) const {
@@ -263,6 +301,8 @@ class Accelerator {
     print_line(line.str());
   }
   void wait_for_everyone() const;
+  /// Messages of the program itself; see Logger. Source: `accelerate.logging.get_logger`.
+  Logger get_logger(const std::string& name, LoggerOptions options = {}) const;
 
   /// What this Accelerator has become, printable in the original's form.
   const AcceleratorState& state() const;
@@ -440,16 +480,18 @@ class Accelerator {
   GradientSyncScope override_sync(const std::shared_ptr<internal::ModelCore>& model, GradientSync sync);
   template <class T>
   static std::vector<at::Tensor*> tensors_of(T& value) {
-    std::vector<at::Tensor*> tensors;
-    internal::for_each_tensor(value, [&](at::Tensor& tensor) { tensors.push_back(&tensor); });
-    return tensors;
+    return internal::tensors_of(value);
   }
   void gather_tensors(internal::TensorList tensors) const;
   void gather_tensors_for_metrics(internal::TensorList tensors) const;
   void reduce_tensors(internal::TensorList tensors, const ReduceOptions& options) const;
   void broadcast_tensors(internal::TensorList tensors, int64_t from_process) const;
   void pad_tensors(internal::TensorList tensors, const PadOptions& options) const;
-  void verify(const char* operation, internal::TensorList tensors) const;
+  void verify(const char* operation, internal::TensorList tensors, const std::string& arguments = {}) const;
+  /// In debug mode: every process is in this verb with these arguments.
+  void require_same_call(const char* operation, const std::string& arguments) const;
+  std::vector<std::string> gather_bytes(const char* operation, const std::string& own) const;
+  std::string broadcast_bytes(std::string own, int64_t from_process) const;
   /// How many samples of the last batch count; nothing when all do.
   std::optional<int64_t> metrics_kept() const;
   void save_model_core(internal::ModelCore& model, const std::string& directory) const;

@@ -100,6 +100,8 @@ struct AcceleratorOptions {
   ProfileKwargs profile_handler = {};                   ///< of `profile()` without options
   std::optional<std::string> log_level =
       {};  ///< "debug", "info", "warning", "error", "critical"; `ACCELERATE_LOG_LEVEL`
+  std::optional<bool> debug =
+      {};  ///< `ACCELERATE_DEBUG_MODE`; default false: processes compare their calls before each collective
   InitProcessGroupKwargs init_process_group = {};
   std::optional<World> world = {};        ///< this process's place, from the host program instead of the environment
   StoreHandle store = {};                 ///< where the ranks meet, with `.world`: the host program's own c10d::Store

@@ -21,6 +21,7 @@ struct Sourced {
 };
 
 constexpr const char* kDebugVariable = "ACCELERATE_DEBUG_MODE";
+constexpr const char* kLogVariable = "ACCELERATE_LOG_LEVEL";
 
 std::string yes_no(bool value) { return value ? "true" : "false"; }
 
@@ -150,6 +151,12 @@ void check_waits(const InitProcessGroupKwargs& waits) {
   }
 }
 
+Sourced<bool> resolve_debug(const AcceleratorOptions& options, const Environment& environment) {
+  if (options.debug) return {*options.debug, "argument"};
+  if (const auto flag = environment.flag(kDebugVariable)) return {*flag, std::string("environment ") + kDebugVariable};
+  return {false, "default"};
+}
+
 /// What the host program says, else what the environment does.
 DiscoveredWorld resolve_world(const AcceleratorOptions& options, const Environment& environment) {
   if (options.process_group) {
@@ -198,7 +205,7 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment, 
   precision.value.policy.autocast = setup.value.autocast;
   const auto accumulation = resolve_accumulation(options, environment);
   const auto strategy = resolve_strategy(options, world);
-  const std::optional<bool> debug = environment.flag(kDebugVariable);
+  const auto debug = resolve_debug(options, environment);
   const bool with_optimizer = options.step_scheduler_with_optimizer.value_or(true);
 
   Plan plan{.world = world,
@@ -215,7 +222,7 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment, 
             .setup = setup.value,
             .step_scheduler_with_optimizer = with_optimizer,
             .profile = options.profile_handler,
-            .debug = debug.value_or(false),
+            .debug = debug.value,
             .fields = {}};
   const std::string from_world = "environment kind \"" + discovered.environment + "\"";
   plan.fields.add({"num_processes", std::to_string(plan.world.size), from_world});
@@ -241,7 +248,7 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment, 
   plan.fields.add({"split_batches", yes_no(plan.data.split_batches), from_data});
   plan.fields.add({"step_scheduler_with_optimizer", yes_no(with_optimizer),
                    options.step_scheduler_with_optimizer ? "argument" : "default"});
-  plan.fields.add({"debug", yes_no(plan.debug), debug ? std::string("environment ") + kDebugVariable : "default"});
+  plan.fields.add({"debug", yes_no(plan.debug), debug.source});
   for (const Field& field : setup.fields) plan.fields.add(field);
   return plan;
 }

@@ -1,9 +1,6 @@
 #include "accelerate/plan_setup.h"
 
 #include <algorithm>
-#include <array>
-#include <cctype>
-#include <string_view>
 
 #include "accelerate/comm/random_state.h"
 #include "accelerate/core/error.h"
@@ -67,25 +64,6 @@ ProjectConfiguration resolve_project(const AcceleratorOptions& options) {
   return project;
 }
 
-LogThreshold threshold_of(const std::string& level, const std::string& source) {
-  using Entry = std::pair<std::string_view, LogThreshold>;
-  constexpr std::array<Entry, 5> kLevels{
-      Entry{"debug", LogThreshold::kInfo}, Entry{"info", LogThreshold::kInfo}, Entry{"warning", LogThreshold::kWarning},
-      Entry{"error", LogThreshold::kNothing}, Entry{"critical", LogThreshold::kNothing}};
-  std::string lower = level;
-  std::transform(lower.begin(), lower.end(), lower.begin(), [](unsigned char c) { return std::tolower(c); });
-  std::string known;
-  for (const auto& [name, threshold] : kLevels) {
-    if (name == lower) return threshold;
-    known += (known.empty() ? "\"" : ", \"") + std::string(name) + "\"";
-  }
-  throw ConfigError({.place = "log_level",
-                     .what = "The level is not known",
-                     .got = "\"" + level + "\" (" + source + ")",
-                     .expected = "one of " + known,
-                     .remedy = "Set AcceleratorOptions::log_level or " + std::string(kLogVariable)});
-}
-
 std::string joined(const std::vector<std::string>& words) {
   std::string text;
   for (const std::string& word : words) text += (text.empty() ? "" : ", ") + word;
@@ -100,14 +78,16 @@ ResolvedSetup resolve_setup(const AcceleratorOptions& options, const Environment
               .rng_types = resolve_rng_types(options, device),
               .project = resolve_project(options),
               .autocast = options.autocast_handler.value_or(AutocastOptions{}),
-              .log = LogThreshold::kDefault};
+              .log_level = {}};
   Field level{"log_level", "default", "default"};
   if (options.log_level) {
     level = {"log_level", *options.log_level, "argument"};
   } else if (const auto variable = environment.text(kLogVariable)) {
     level = {"log_level", *variable, std::string("environment ") + kLogVariable};
   }
-  if (level.source != "default") setup.log = threshold_of(level.value, level.source);
+  if (level.source != "default") {
+    setup.log_level = log_level_of(level.value, options.log_level ? "log_level" : kLogVariable);
+  }
 
   const DataLoaderConfiguration data = options.dataloader_config.value_or(DataLoaderConfiguration{});
   const std::string from_data = from(options.dataloader_config.has_value());

@@ -2,6 +2,7 @@
 
 #include <c10/core/Device.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,7 @@ struct Setup {
   std::vector<std::string> rng_types;
   ProjectConfiguration project;
   AutocastOptions autocast;
-  LogThreshold log = LogThreshold::kDefault;
+  std::optional<LogLevel> log_level = {};  ///< the least that is logged; unset: see Log
 };
 
 struct ResolvedSetup {

@@ -87,7 +87,7 @@ class Pass {
 
 Runtime::Runtime(Plan plan, LogSink sink)
     : plan_(std::move(plan)),
-      log_(std::move(sink), plan_.world.rank, plan_.setup.log),
+      log_(std::move(sink), plan_.world.rank, plan_.setup.log_level),
       group_(connect({.world = plan_.world,
                       .rendezvous = plan_.rendezvous,
                       .store = plan_.store,

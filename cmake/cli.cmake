@@ -21,8 +21,9 @@ function(accelerate_compile_without_libtorch)
 endfunction()
 
 file(GLOB launch_sources CONFIGURE_DEPENDS accelerate/launch/*.cpp)
-add_library(accelerate_launch STATIC ${launch_sources} accelerate/core/env.cpp accelerate/core/error.cpp)
+add_library(accelerate_launch STATIC ${launch_sources} accelerate/launch.cpp accelerate/core/env.cpp accelerate/core/error.cpp)
 accelerate_compile_without_libtorch(accelerate_launch)
+target_link_libraries(accelerate_launch PUBLIC ${CMAKE_DL_LIBS})
 
 file(GLOB cli_sources CONFIGURE_DEPENDS accelerate/cli/*.cpp accelerate/cli/commands/*.cpp)
 add_executable(accelerate-cpp ${cli_sources})

@@ -10,15 +10,15 @@ set(private_headers plan.h plan_agreement.h plan_device.h plan_foreign.h plan_se
   comm/backends/shm/arguments.h comm/backends/shm/call.h comm/backends/shm/exchange.h comm/backends/shm/fence.h
   comm/backends/shm/peers.h comm/backends/shm/reduce_kernels.h comm/backends/shm/segment.h
   comm/backends/shm/shm_backend.h comm/backends/shm/staged.h
-  comm/address.h comm/backend.h comm/connect.h comm/group_core.h comm/liveness.h comm/liveness_rules.h comm/meeting.h
-  comm/operations.h comm/random_state.h comm/trigger.h
+  comm/address.h comm/backend.h comm/connect.h comm/copy.h comm/debug.h comm/group_core.h comm/liveness.h
+  comm/liveness_rules.h comm/meeting.h comm/operations.h comm/random_state.h comm/trigger.h
   optim/fused_update.h optim/momentum.h optim/move_state.h optim/scheduler_ranks.h optim/schedules/checks.h optim/update.h
   profile/kineto.h profile/schedule.h profile/trace.h
   strategy/replicated.h
   strategy/ddp/errors.h strategy/ddp/gradient_reducer.h strategy/ddp/reducer_group.h strategy/ddp/same_model.h
   tensor/graph.h tensor/hardware.h
   cli/command.h cli/nearest.h
-  launch/config.h launch/descriptor.h launch/gpus.h launch/launcher.h launch/machine.h launch/output.h launch/port.h
+  launch/config.h launch/descriptor.h launch/forkable.h launch/forks.h launch/gpus.h launch/launcher.h launch/machine.h launch/output.h launch/port.h
   launch/process.h launch/program.h launch/signals.h)
 list(JOIN private_headers "|" private)
 install(DIRECTORY accelerate DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}" FILES_MATCHING PATTERN "*.h"

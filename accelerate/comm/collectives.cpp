@@ -203,13 +203,15 @@ std::map<Key, std::vector<at::Tensor*>> grouped(TensorList tensors, KeyOf key_of
 
 int device_type_of(const at::Tensor& tensor) { return static_cast<int>(tensor.device().type()); }
 
+constexpr const char* kNone = "none";
+
 ReduceOp reduce_op(const std::string& reduction) {
-  if (reduction == "sum" || reduction == "mean") return ReduceOp::kSum;
+  if (reduction == "sum" || reduction == "mean" || reduction == kNone) return ReduceOp::kSum;
   if (reduction == "max") return ReduceOp::kMax;
   throw UsageError({.place = "reduce",
                     .what = "The reduction is not known",
                     .got = "\"" + reduction + "\"",
-                    .expected = "\"sum\", \"mean\" or \"max\"",
+                    .expected = "\"sum\", \"mean\", \"max\" or \"none\"",
                     .remedy = "Pass one of them as {.reduction = \"sum\"}"});
 }
 
@@ -287,6 +289,23 @@ class Reduction {
                     .got = std::string("a tensor of dtype ") + at::toString(tensor.scalar_type()),
                     .expected = "a floating or complex one",
                     .remedy = remedy});
+}
+
+void check_reduced(const at::Tensor& tensor, int64_t divisor, const ReduceOptions& options) {
+  if (options.reduction == "max" && tensor.is_complex()) {
+    throw UsageError({.place = "reduce",
+                      .what = "Complex numbers have no largest one",
+                      .got = std::string("a tensor of dtype ") + at::toString(tensor.scalar_type()),
+                      .expected = "a real one for \"max\"",
+                      .remedy = "Take the sum, or pass at::view_as_real(tensor)"});
+  }
+  if (is_fractional(tensor)) return;
+  if (divisor != 1) {
+    throw_integer("Whole numbers have no mean of their dtype", tensor, "Convert it, or take the sum");
+  }
+  if (options.scale != 1.0) {
+    throw_integer("Whole numbers cannot be scaled", tensor, "Convert it, or leave out scale");
+  }
 }
 
 bool pads(const at::Tensor& tensor, int64_t dim) { return dim >= -tensor.dim() && dim < tensor.dim(); }
@@ -373,16 +392,16 @@ void reduce_all(const Group& group, TensorList tensors, const ReduceOptions& opt
   const ReduceOp op = reduce_op(options.reduction);
   const std::vector<at::Tensor*> present = defined(tensors);
   const int64_t divisor = options.reduction == "mean" ? group.size() : 1;
-  for (at::Tensor* tensor : present) {
-    if (divisor != 1 && !is_fractional(*tensor)) {
-      throw_integer("Whole numbers have no mean of their dtype", *tensor, "Convert it, or take the sum");
-    }
-    if (options.scale != 1.0 && !is_fractional(*tensor)) {
-      throw_integer("Whole numbers cannot be scaled", *tensor, "Convert it, or leave out scale");
-    }
-  }
+  for (at::Tensor* tensor : present) check_reduced(*tensor, divisor, options);
   for (at::Tensor* tensor : present) *tensor = tensor->clone();
-  if (group.core() != nullptr) {
+  // No transport adds float8 up.
+  std::vector<std::pair<at::Tensor*, at::ScalarType>> rounded;
+  for (at::Tensor* tensor : present) {
+    if (!c10::isFloat8Type(tensor->scalar_type())) continue;
+    rounded.emplace_back(tensor, tensor->scalar_type());
+    *tensor = tensor->to(at::kFloat);
+  }
+  if (group.core() != nullptr && options.reduction != kNone) {
     std::vector<Reduction> reductions;
     const auto kind = [](const at::Tensor& tensor) { return std::pair(device_type_of(tensor), tensor.scalar_type()); };
     for (auto& [key, list] : grouped<std::pair<int, at::ScalarType>>(present, kind)) {
@@ -394,6 +413,7 @@ void reduce_all(const Group& group, TensorList tensors, const ReduceOptions& opt
     if (divisor != 1) tensor->detach().div_(divisor);
     if (options.scale != 1.0) tensor->detach().mul_(options.scale);
   }
+  for (const auto& [tensor, dtype] : rounded) *tensor = tensor->to(dtype);
 }
 
 void broadcast_all(const Group& group, TensorList tensors, int64_t from) {
@@ -411,7 +431,11 @@ void broadcast_all(const Group& group, TensorList tensors, int64_t from) {
 
 void pad_all(const Group& group, TensorList tensors, const PadOptions& options) {
   if (group.core() == nullptr) return;
-  const std::vector<at::Tensor*> present = defined(tensors);
+  std::vector<at::Tensor*> present = defined(tensors);
+  if (std::erase_if(present, [](const at::Tensor* tensor) { return tensor->is_nested(); }) > 0) {
+    group.core()->log().warning(
+        "pad_across_processes: ragged tensors cannot be padded without more information and stay what they are");
+  }
   if (needs_comparison(group) && !all_equal(all_gather_numbers(group, static_cast<int64_t>(present.size())))) {
     require_equal_shapes(group, "pad_across_processes", tensors);
   }

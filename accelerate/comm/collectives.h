@@ -11,7 +11,7 @@
 namespace accelerate {
 
 struct ReduceOptions {
-  std::string reduction = "sum";  ///< "sum", "mean" or "max"
+  std::string reduction = "sum";  ///< "sum", "mean", "max", or "none": a copy of the process's own values
   double scale = 1.0;             ///< the result is multiplied by it
 };
 
@@ -33,14 +33,16 @@ using TensorList = std::span<at::Tensor* const>;
 /// ranks and shapes when these differ and the transport has not failed already.
 void gather_all(const Group& group, TensorList tensors);
 
-/// Replaces each tensor by a copy that is combined over all ranks; one exchange for each dtype. Throws UsageError for
-/// an unknown reduction, and for means and scales of integers.
+/// Replaces each tensor by a copy that is combined over all ranks; one exchange for each dtype. float8 is combined in
+/// float32 and rounded once. Throws UsageError for an unknown reduction, for means and scales of integers, and for the
+/// largest of complex numbers.
 void reduce_all(const Group& group, TensorList tensors, const ReduceOptions& options);
 
 /// Gives each tensor, in place, the values it has on rank `from`.
 void broadcast_all(const Group& group, TensorList tensors, int64_t from);
 
-/// Replaces tensors that are shorter along a dimension than the same one on another rank by padded copies.
+/// Replaces tensors that are shorter along a dimension than the same one on another rank by padded copies. Ragged ones
+/// (`is_nested()`) stay what they are, and a warning is logged.
 void pad_all(const Group& group, TensorList tensors, const PadOptions& options);
 
 /// Throws CommError on every rank, naming all ranks and their shapes, unless number, dtypes and shapes of the tensors

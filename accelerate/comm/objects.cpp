@@ -3,10 +3,13 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
+#include <c10/util/Type.h>
+
 #include <algorithm>
 #include <cstring>
 
 #include "accelerate/comm/group_core.h"
+#include "accelerate/core/error.h"
 
 namespace accelerate::internal {
 namespace {
@@ -61,6 +64,15 @@ std::string broadcast_bytes(const Group& group, std::string own, int64_t from) {
   group.broadcast(travelling, from).wait();
   bytes = travelling.cpu();
   return {reinterpret_cast<const char*>(bytes.const_data_ptr<uint8_t>()), length};
+}
+
+void require_type(const char* operation, const std::string& sent, const char* own) {
+  if (sent == own) return;
+  throw CommError({.place = operation,
+                   .what = "The processes pass objects of different types",
+                   .got = c10::demangle(sent.c_str()) + " from another process",
+                   .expected = c10::demangle(own) + " as on this one",
+                   .remedy = "Call the verb with the same type everywhere"});
 }
 
 // Each text with its length in front, eight bytes, as this host writes them: the ranks of a group run one binary.

@@ -1,11 +1,15 @@
 #pragma once
 
 #include <cstdint>
+#include <iterator>
 #include <string>
 #include <string_view>
+#include <typeinfo>
+#include <utility>
 #include <vector>
 
 #include "accelerate/comm/group.h"
+#include "accelerate/tensor/bytes.h"
 
 namespace accelerate::internal {
 
@@ -21,5 +25,25 @@ std::string broadcast_bytes(const Group& group, std::string own, int64_t from);
 /// A list of texts as bytes and back.
 std::string join_texts(const std::vector<std::string>& texts);
 std::vector<std::string> split_texts(std::string_view bytes);
+
+/// Throws CommError naming both types, unless `sent` is `own`; both as `typeid` names them.
+void require_type(const char* operation, const std::string& sent, const char* own);
+
+/// A list of objects as bytes with its type in front. The ranks of a group run one binary, where it has one name.
+template <class T>
+std::string pack_objects(const std::vector<T>& objects) {
+  ByteWriter out;
+  out.add(std::string(typeid(T).name()));
+  out.add(objects);
+  return out.take();
+}
+/// Appends what `pack_objects` made.
+template <class T>
+void unpack_objects(const char* operation, std::string_view bytes, std::vector<T>& objects) {
+  ByteReader in(bytes);
+  require_type(operation, in.get<std::string>(), typeid(T).name());
+  auto list = in.get<std::vector<T>>();
+  objects.insert(objects.end(), std::make_move_iterator(list.begin()), std::make_move_iterator(list.end()));
+}
 
 }  // namespace accelerate::internal

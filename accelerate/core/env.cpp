@@ -6,6 +6,7 @@
 #include <array>
 #include <charconv>
 #include <string_view>
+#include <utility>
 
 #include "accelerate/core/error.h"
 
@@ -56,6 +57,75 @@ std::optional<bool> Environment::flag(const std::string& name) const {
                      .got = "\"" + *value + "\"",
                      .expected = "one of y yes t true on 1 n no f false off 0",
                      .remedy = "Correct or unset it"});
+}
+
+namespace {
+
+std::string upper(const std::string& name) {
+  std::string result = name;
+  std::transform(result.begin(), result.end(), result.begin(), [](unsigned char c) { return std::toupper(c); });
+  return result;
+}
+
+}  // namespace
+
+EnvironmentScope patch_environment(const std::map<std::string, std::string>& variables) {
+  for (const auto& [name, value] : variables) {
+    if (!name.empty() && name.find('=') == std::string::npos) continue;
+    throw ConfigError({.place = "patch_environment",
+                       .what = "This is no name of an environment variable",
+                       .got = "\"" + name + "\"",
+                       .expected = "a name without =",
+                       .remedy = "Correct it"});
+  }
+  const Environment before = Environment::of_process();
+  EnvironmentScope scope;
+  for (const auto& [name, value] : variables) {
+    scope.before_.emplace(upper(name), before.text(upper(name)));
+    setenv(upper(name).c_str(), value.c_str(), /*replace=*/1);
+  }
+  return scope;
+}
+
+EnvironmentScope clear_environment() {
+  EnvironmentScope scope;
+  for (const auto& [name, value] : Environment::of_process().all()) {
+    scope.before_.emplace(name, value);
+    unsetenv(name.c_str());
+  }
+  scope.family_ = "";
+  return scope;
+}
+
+EnvironmentScope purge_accelerate_environment() {
+  EnvironmentScope scope;
+  scope.family_ = "ACCELERATE_";
+  for (const auto& [name, value] : Environment::of_process().all()) {
+    if (name.starts_with(*scope.family_)) scope.before_.emplace(name, value);
+  }
+  return scope;
+}
+
+EnvironmentScope::EnvironmentScope(EnvironmentScope&& other) noexcept
+    : before_(std::exchange(other.before_, {})), family_(std::exchange(other.family_, std::nullopt)) {}
+
+EnvironmentScope::~EnvironmentScope() {
+  if (family_) {
+    for (const auto& [name, value] : Environment::of_process().all()) {
+      if (name.starts_with(*family_) && !before_.contains(name)) unsetenv(name.c_str());
+    }
+  }
+  for (const auto& [name, value] : before_) {
+    if (value) {
+      setenv(name.c_str(), value->c_str(), /*replace=*/1);
+    } else {
+      unsetenv(name.c_str());
+    }
+  }
+}
+
+void set_variables(const std::map<std::string, std::string>& variables) {
+  for (const auto& [name, value] : variables) setenv(name.c_str(), value.c_str(), /*replace=*/1);
 }
 
 void set_unless_set(const char* name, const char* value) { setenv(name, value, /*replace=*/0); }

@@ -26,7 +26,35 @@ class Environment {
   std::map<std::string, std::string> variables_;
 };
 
+/// Changes to this process's environment, undone when the guard ends. For one thread at a time: another that reads the
+/// environment meanwhile has undefined behaviour, as with setenv().
+class [[nodiscard]] EnvironmentScope {
+ public:
+  EnvironmentScope(EnvironmentScope&& other) noexcept;
+  EnvironmentScope& operator=(EnvironmentScope&&) = delete;
+  ~EnvironmentScope();
+
+ private:
+  friend EnvironmentScope patch_environment(const std::map<std::string, std::string>& variables);
+  friend EnvironmentScope clear_environment();
+  friend EnvironmentScope purge_accelerate_environment();
+  EnvironmentScope() = default;
+  std::map<std::string, std::optional<std::string>> before_;  ///< nothing: it was not set
+  std::optional<std::string> family_;                         ///< others that start like this are removed
+};
+
+/// Sets variables, whose names become upper case. Throws ConfigError, with nothing changed, for a name that is empty or
+/// has a `=`. Source: `accelerate.utils.patch_environment`.
+EnvironmentScope patch_environment(const std::map<std::string, std::string>& variables);
+/// Removes every variable. Source: `accelerate.utils.clear_environment`.
+EnvironmentScope clear_environment();
+/// Changes nothing, but `ACCELERATE_*` variables that are changed, set or unset before it ends are then as they were.
+/// Source: `accelerate.utils.purge_accelerate_environment`.
+EnvironmentScope purge_accelerate_environment();
+
 /// For settings of other libraries that they take from the environment alone; what the user has set stays.
 void set_unless_set(const char* name, const char* value);
+/// For a process that the library made and that is to be told its place.
+void set_variables(const std::map<std::string, std::string>& variables);
 
 }  // namespace accelerate

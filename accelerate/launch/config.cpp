@@ -5,7 +5,7 @@
 #include "accelerate/core/error.h"
 #include "accelerate/launch/gpus.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 constexpr int64_t kMostProcesses = 1'000'000;
@@ -137,4 +137,4 @@ LaunchPlan plan_launch(const LaunchOptions& options, const Environment& environm
   return plan;
 }
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -10,7 +10,7 @@
 #include "accelerate/core/env.h"
 #include "accelerate/launch/machine.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 
 /// What was asked for, under the peer's names; nothing means not given. Source: `accelerate launch`.
 struct LaunchOptions {
@@ -60,4 +60,4 @@ struct LaunchPlan {
 /// a GPU that is not there, half of what several machines need, no program.
 LaunchPlan plan_launch(const LaunchOptions& options, const Environment& environment, const Machine& machine);
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -8,7 +8,7 @@
 
 #include "accelerate/core/error.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 
 Descriptor& Descriptor::operator=(Descriptor&& other) noexcept {
   if (this != &other) {
@@ -42,4 +42,4 @@ void throw_errno(const std::string& what, int number, const std::string& remedy)
       {.place = "launch", .what = what + " failed", .got = std::generic_category().message(number), .remedy = remedy});
 }
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -3,7 +3,7 @@
 #include <string>
 #include <utility>
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 
 /// Owns one file descriptor and closes it; -1 is none.
 class Descriptor {
@@ -37,4 +37,4 @@ void fill_standard_descriptors();
 /// Throws ConfigError: "[launch] `what` failed: got <the text of errno>. <remedy>."
 [[noreturn]] void throw_errno(const std::string& what, int number, const std::string& remedy);
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -11,7 +11,7 @@
 #include "accelerate/launch/config.h"
 #include "accelerate/launch/machine.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 std::string there_are(int64_t gpus) {
@@ -114,4 +114,4 @@ void require_gpu_each(int64_t processes, int64_t gpus) {
                      .remedy = "Start fewer, or add --cpu to train on the CPU"});
 }
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -7,7 +7,7 @@ namespace accelerate {
 class Environment;
 }
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 
 struct LaunchOptions;
 struct Machine;
@@ -22,4 +22,4 @@ int64_t gpus_to_use(const LaunchOptions& options, const Environment& environment
 /// Throws ConfigError when GPUs are used (`gpus` is not 0) and there are fewer than processes.
 void require_gpu_each(int64_t processes, int64_t gpus);
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

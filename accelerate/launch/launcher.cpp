@@ -15,7 +15,7 @@
 #include "accelerate/launch/program.h"
 #include "accelerate/launch/signals.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -279,4 +279,4 @@ LaunchResult launch(LaunchPlan plan, const Environment& environment) {
   return Launch(plan, environment, file).run();
 }
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

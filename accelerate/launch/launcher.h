@@ -11,7 +11,7 @@
 #include "accelerate/launch/config.h"
 #include "accelerate/launch/process.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 
 /// The rank that ended first of those that failed.
 struct Failure {
@@ -44,4 +44,4 @@ LaunchResult launch(LaunchPlan plan, const Environment& environment);
 /// For standard error: which rank failed, how, its last lines; empty after success.
 std::string report(const LaunchResult& result, const LaunchPlan& plan);
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

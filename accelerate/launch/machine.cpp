@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 int64_t usable_cores() {
@@ -41,4 +41,4 @@ int64_t nvidia_devices() {
 
 Machine Machine::look() { return {.cores = usable_cores(), .gpus = nvidia_devices()}; }
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 
 /// What a plan needs to know about this machine.
 struct Machine {
@@ -12,4 +12,4 @@ struct Machine {
   static Machine look();
 };
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -6,7 +6,7 @@
 #include <cerrno>
 #include <climits>
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 constexpr size_t kLongestLine = 1'048'576;
@@ -84,4 +84,4 @@ std::vector<std::string> Tail::lines(size_t count) const {
   return found;
 }
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 
 /// Bytes on their way to a descriptor that is borrowed and may be slow. It need not be non-blocking: at most PIPE_BUF
 /// bytes are written when poll() has said that it is writable.
@@ -55,4 +55,4 @@ class Tail {
   std::string bytes_;
 };
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -8,7 +8,7 @@
 
 #include "accelerate/core/error.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 /// The socket bound to `port` on every address of the family, or errno.
@@ -72,4 +72,4 @@ PortReservation::PortReservation(uint16_t port) {
   socket_ = std::move(result.socket);
 }
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

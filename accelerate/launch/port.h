@@ -4,7 +4,7 @@
 
 #include "accelerate/launch/descriptor.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 
 /// A TCP port of this machine that nobody else is handed while this lives. The socket is bound with SO_REUSEADDR and
 /// does not listen: a server that sets the option too, as every c10d::TCPStore does, binds and listens beside it, while
@@ -20,4 +20,4 @@ class PortReservation {
   uint16_t port_ = 0;
 };
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

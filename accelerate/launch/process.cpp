@@ -10,7 +10,7 @@
 
 #include "accelerate/launch/program.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 /// What exec() takes; the strings stay the owner's.
@@ -135,4 +135,4 @@ void adopt_orphans() {
   }
 }
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -9,7 +9,7 @@
 
 #include "accelerate/launch/descriptor.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 
 /// How a process ended: by a signal, or with a code.
 struct Ending {
@@ -68,4 +68,4 @@ class Process {
 /// Makes this process the parent of orphans below it, so that waitpid() tells when a group is gone. Throws ConfigError.
 void adopt_orphans();
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

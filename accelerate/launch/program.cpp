@@ -8,7 +8,7 @@
 #include <string_view>
 #include <system_error>
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 constexpr int kNotFound = 127, kNotStartable = 126;
@@ -20,7 +20,7 @@ bool is_file(const std::string& path) {
 
 bool is_executable_file(const std::string& path) { return is_file(path) && ::access(path.c_str(), X_OK) == 0; }
 
-std::string quoted(const std::string& word) { return "\"" + word + "\""; }
+std::string in_quotes(const std::string& word) { return "\"" + word + "\""; }
 
 void require_startable(const std::string& path) {
   struct stat status;
@@ -30,21 +30,21 @@ void require_startable(const std::string& path) {
     throw ProgramError(absent ? kNotFound : kNotStartable,
                        {.place = "launch",
                         .what = absent ? "The program does not exist" : "The program cannot be reached",
-                        .got = quoted(path) + (absent ? "" : ": " + std::generic_category().message(number)),
+                        .got = in_quotes(path) + (absent ? "" : ": " + std::generic_category().message(number)),
                         .expected = "an executable file",
                         .remedy = "Build it, or correct the path"});
   }
   if (S_ISDIR(status.st_mode)) {
     throw ProgramError(kNotStartable, {.place = "launch",
                                        .what = "The program is a folder",
-                                       .got = quoted(path),
+                                       .got = in_quotes(path),
                                        .expected = "an executable file",
                                        .remedy = "Name the program inside it"});
   }
   if (::access(path.c_str(), X_OK) != 0) {
     throw ProgramError(kNotStartable, {.place = "launch",
                                        .what = "The program is not executable",
-                                       .got = quoted(path),
+                                       .got = in_quotes(path),
                                        .expected = "a file with the execute permission",
                                        .remedy = "Type: chmod +x " + path +
                                                  "  (or put its interpreter in front, such as python3 " + path + ")"});
@@ -71,7 +71,7 @@ std::string find_program(const std::string& name, const Environment& environment
   throw ProgramError(kNotFound,
                      {.place = "launch",
                       .what = "The program was not found in PATH",
-                      .got = quoted(name),
+                      .got = in_quotes(name),
                       .expected = "a program in PATH, or a path with a slash",
                       .remedy = !name.empty() && is_file(here) ? "Type " + here + " for the file in this folder"
                                                                : "Correct the name, or give the path"});
@@ -85,7 +85,7 @@ ProgramError exec_failure(const std::string& file, int number) {
     return {kNotStartable,
             {.place = "launch",
              .what = "The program is no format that this system starts",
-             .got = quoted(file) + " without a first line such as #!/bin/sh",
+             .got = in_quotes(file) + " without a first line such as #!/bin/sh",
              .expected = "a program for this machine, or a script that names its interpreter",
              .remedy = "Add the line, or put the interpreter in front, such as sh " + file}};
   }
@@ -96,16 +96,16 @@ ProgramError exec_failure(const std::string& file, int number) {
     return {kNotStartable,
             {.place = "launch",
              .what = "The interpreter that the script names does not exist",
-             .got = quoted(line) + " in " + file,
+             .got = in_quotes(line) + " in " + file,
              .expected = "an interpreter that is installed",
              .remedy = "Install it, or correct the script's first line"}};
   }
   return {kNotStartable,
           {.place = "launch",
            .what = "The program could not be started",
-           .got = quoted(file) + ": " + std::generic_category().message(number),
+           .got = in_quotes(file) + ": " + std::generic_category().message(number),
            .expected = "a program that this system starts",
            .remedy = "Start it by hand to see more"}};
 }
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -5,7 +5,7 @@
 #include "accelerate/core/env.h"
 #include "accelerate/core/error.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 
 /// A program that cannot be started. `exit_code` is what a shell would say: 127 not found, 126 found but not startable.
 class ProgramError : public ConfigError {
@@ -25,4 +25,4 @@ std::string find_program(const std::string& name, const Environment& environment
 /// another machine's format, or the system's text.
 ProgramError exec_failure(const std::string& file, int number);
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

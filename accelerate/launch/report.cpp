@@ -4,7 +4,7 @@
 #include "accelerate/launch/launcher.h"
 #include "accelerate/launch/signals.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 std::string seconds(std::chrono::milliseconds time) {
@@ -62,4 +62,4 @@ std::string report(const LaunchResult& result, const LaunchPlan& plan) {
   return text;
 }
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -6,7 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 sigset_t watched() {
@@ -59,4 +59,4 @@ std::string signal_name(int number) {
   return name == nullptr ? "signal " + std::to_string(number) : std::string("SIG") + name;
 }
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -6,7 +6,7 @@
 
 #include "accelerate/launch/descriptor.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 
 /// Signals as something to poll: while this lives, they are held back and come out of next(). Those that whoever
 /// started this process had it ignore (nohup, a shell's background job) stay ignored. Children are started with none
@@ -31,4 +31,4 @@ class SignalQueue {
 /// "SIGKILL"; "signal 40" for one without a name.
 std::string signal_name(int number);
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "accelerate/tensor/reflect.h"
 
@@ -48,6 +49,27 @@ concept Plain = std::is_arithmetic_v<T> || std::is_enum_v<T> || Text<T> || std::
     std::is_same_v<T, std::nullopt_t>;
 template <class T>
 concept AggregateStruct = std::is_aggregate_v<T> && std::is_class_v<T> && !TupleLike<T> && !ListLike<T> && !MapLike<T>;
+/// `torch::data::Example`, known by its members: its header costs more than this whole library's.
+template <class T>
+concept ExampleLike = requires(T & t) {
+  typename T::DataType;
+  typename T::TargetType;
+  t.data;
+};
+template <class T>
+concept Record = AggregateStruct<T> || ExampleLike<T>;
+
+/// The fields of a record as a tuple of references.
+template <class T>
+constexpr auto fields_of(T& t) {
+  if constexpr (!ExampleLike<std::remove_const_t<T>>) {
+    return tie_fields(t);
+  } else if constexpr (std::is_void_v<typename T::TargetType>) {
+    return std::tie(t.data);
+  } else {
+    return std::tie(t.data, t.target);
+  }
+}
 
 template <class T>
 inline constexpr bool is_optional = false;
@@ -99,15 +121,16 @@ consteval Contents contents() {
     return contents<typename T::mapped_type>();
   } else if constexpr (ListLike<T>) {
     return contents<typename T::value_type>();
-  } else if constexpr (AggregateStruct<T>) {
-    return contents_of_elements<decltype(tie_fields(std::declval<T&>()))>();
+  } else if constexpr (Record<T>) {
+    return contents_of_elements<decltype(fields_of(std::declval<T&>()))>();
   } else {
     return Contents::kOpaque;
   }
 }
 
 /// Types whose tensors can be visited: tensors, numbers and text (skipped), optional, variant, tuple, pair, array,
-/// vector, map, aggregates of up to 12 fields, any nesting of these, and what `Flatten` is specialised for.
+/// vector, map, aggregates of up to 12 fields, torch::data::Example, any nesting of these, and what `Flatten` is
+/// specialised for.
 template <class T>
 concept Flattenable = contents<std::remove_cvref_t<T>>()
 != Contents::kOpaque;
@@ -136,9 +159,18 @@ void for_each_tensor(T& value, F&& visit) {
     for (auto& [key, element] : value) for_each_tensor(element, visit);
   } else if constexpr (ListLike<V>) {
     for (auto& element : value) for_each_tensor(element, visit);
-  } else if constexpr (AggregateStruct<V>) {
-    std::apply([&](auto&... field) { (for_each_tensor(field, visit), ...); }, tie_fields(value));
+  } else if constexpr (Record<V>) {
+    std::apply([&](auto&... field) { (for_each_tensor(field, visit), ...); }, fields_of(value));
   }
+}
+
+/// Pointers to the tensors of `value`, in the order in which they are visited.
+template <class T>
+auto tensors_of(T& value) {
+  std::vector<std::conditional_t<std::is_const_v<T>, const at::Tensor*, at::Tensor*>> tensors;
+  // Only looked at where the value is constant.
+  for_each_tensor(const_cast<std::remove_const_t<T>&>(value), [&](at::Tensor& tensor) { tensors.push_back(&tensor); });
+  return tensors;
 }
 
 /// A borrowed callable `void(at::Tensor&)`, so that typed values can be visited by code that does not know their type.

@@ -36,6 +36,7 @@ def _allowed():
     table["placement"] = on_checkpoint | {"placement"}
     table["testing"] = table["options"] | {"testing"}
     table["launch"] = {"core", "launch"}
+    table["accelerate"] = table["accelerate"] | {"launch"}
     table["cli"] = {"core", "launch", "cli"}
     return table
 

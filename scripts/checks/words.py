@@ -11,8 +11,10 @@ _EXIT = r"(?:\bstd::|(?<!\w)::|(?<![\w.>:])(?<!void ))(?:_?exit|_Exit|quick_exit
 _OUTPUT = r"\bstd::(?:cout|cerr|clog|wcout|wcerr)\b|(?<![\w.])v?f?(?:printf|puts|putchar|putc|perror)\s*\("
 # Path, and how often it may happen there. core/terminal.cpp only asks which stream it was given.
 _ENVIRONMENT_PLACE = "accelerate/core/env."
+# forks.cpp: a copy of the process that was made there has its streams flushed and ends.
 _OUTPUT_PLACES = {"accelerate/accelerator.cpp": 1, "accelerate/core/log.cpp": 1,
-                  "accelerate/core/terminal.cpp": 3}
+                  "accelerate/core/terminal.cpp": 3, "accelerate/launch/forks.cpp": 2}
+_EXIT_PLACES = {"accelerate/launch/forks.cpp": 1}
 _MARKER = re.compile(r"\b(?:T[O]DO|F[I]XME|X[X]X|H[A]CK)\b")
 _VAGUE = r"\b(?:class|struct|concept)\s+(?:\[\[[^\]]*\]\]\s*)?(?:\w*(?:Manager|Helper|Helpers|Utils|Util)|\w+Base)\b"
 
@@ -46,7 +48,7 @@ def leaving_and_printing(tree):
         if path.startswith("accelerate/cli/"):
             continue
         source = tree.source(path)
-        for line, got in source.search(_EXIT):
+        for line, got in list(source.search(_EXIT))[_EXIT_PLACES.get(path, 0):]:
             yield Finding(path, line, "exit", f"`{got.rstrip('( ')}`", "an Error", "Throw; the program decides")
         for line, got in list(source.search(_OUTPUT))[_OUTPUT_PLACES.get(path, 0):]:
             yield Finding(path, line, "output", f"`{got.rstrip('( ')}`",

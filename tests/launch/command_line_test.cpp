@@ -6,7 +6,7 @@
 
 #include "tests/launch/running.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 using testing::HasSubstr;
@@ -121,4 +121,4 @@ TEST(CommandLine, GpusThatAreNotThereAreRefused) {
 }
 
 }  // namespace
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -8,7 +8,7 @@
 
 #include "accelerate/core/error.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 using testing::HasSubstr;
@@ -175,4 +175,4 @@ TEST(LaunchPlan, AProgramIsNeeded) {
 }
 
 }  // namespace
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -7,7 +7,7 @@
 #include "accelerate/core/error.h"
 #include "accelerate/launch/config.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 using testing::HasSubstr;
@@ -99,4 +99,4 @@ TEST(LaunchGpus, ListsThatCannotBeAreRefused) {
 }
 
 }  // namespace
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -9,7 +9,7 @@
 
 #include "accelerate/launch/descriptor.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 /// What a sink writes into a pipe that is large enough.
@@ -114,4 +114,4 @@ TEST(LaunchOutput, TheTailForgetsWhatIsOld) {
 }
 
 }  // namespace
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

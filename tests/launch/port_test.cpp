@@ -9,7 +9,7 @@
 
 #include "accelerate/core/error.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 enum class Reuse { kNo, kYes };
@@ -60,4 +60,4 @@ TEST(LaunchPort, APortWithAListenerIsRefused) {
 }
 
 }  // namespace
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

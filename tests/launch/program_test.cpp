@@ -8,7 +8,7 @@
 
 #include "tests/launch/running.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 using testing::HasSubstr;
@@ -100,4 +100,4 @@ TEST(LaunchProgram, ThatDoesNotExistEndsTheCommandAsAShellWould) {
 }
 
 }  // namespace
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -7,7 +7,7 @@
 
 #include "tests/launch/running.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 using testing::HasSubstr;
@@ -157,4 +157,4 @@ TEST(RunFailure, WithSeveralMachinesTheRankIsTheGlobalOne) {
 }
 
 }  // namespace
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -7,7 +7,7 @@
 
 #include "tests/launch/running.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 using testing::HasSubstr;
@@ -79,4 +79,4 @@ TEST(RunOutput, SignalsAreHeardWhileNobodyReads) {
 }
 
 }  // namespace
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

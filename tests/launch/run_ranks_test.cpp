@@ -8,7 +8,7 @@
 
 #include "tests/launch/running.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 using testing::HasSubstr;
@@ -94,4 +94,4 @@ TEST(RunRanks, ARankLeadsASessionOfItsOwn) {
 }
 
 }  // namespace
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -9,7 +9,7 @@
 
 #include "tests/launch/running.h"
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 using testing::EndsWith;
@@ -165,4 +165,4 @@ TEST(RunSignals, ADaemonIsNotWaitedFor) {
 }
 
 }  // namespace
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -14,7 +14,7 @@
 #include <sstream>
 #include <stdexcept>
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 namespace {
 
 // Longer than anything here takes on a busy machine, shorter than CTest's limit.
@@ -171,4 +171,4 @@ std::string Folder::file(const std::string& name, const std::string& content, mo
   return path;
 }
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-namespace accelerate::launch {
+namespace accelerate::internal::launch {
 
 /// How `accelerate-cpp` ended and what came out of it and everything below it.
 struct Outcome {
@@ -73,4 +73,4 @@ class Folder {
   std::string path_;
 };
 
-}  // namespace accelerate::launch
+}  // namespace accelerate::internal::launch
