@@ -210,9 +210,9 @@ void Accelerator::gather_tensors_for_metrics(internal::TensorList tensors) const
   }
 }
 
-std::vector<std::string> Accelerator::gather_bytes(const char* operation, const std::string& own) const {
+internal::GatheredBytes Accelerator::gather_bytes(const char* operation, const std::string& own) const {
   require_same_call(operation, "");
-  return internal::all_gather_bytes(runtime().group(), own);
+  return internal::gather_bytes(runtime().group(), own);
 }
 
 void Accelerator::reduce_tensors(internal::TensorList tensors, const ReduceOptions& options) const {

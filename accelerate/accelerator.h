@@ -243,9 +243,9 @@ class Accelerator {
   std::vector<T> gather_object(const std::vector<T>& objects) const {
     if (!use_distributed()) return objects;
     std::vector<T> all;
-    for (const std::string& bytes : gather_bytes("gather_object", internal::pack_objects(objects))) {
-      internal::unpack_objects("gather_object", bytes, all);
-    }
+    const std::string own = internal::pack_objects(objects);
+    const internal::GatheredBytes gathered = gather_bytes("gather_object", own);
+    for (const std::string_view bytes : gathered.ranks) internal::unpack_objects("gather_object", bytes, all);
     return all;
   }
   /// Every tensor of `value` combined over all processes; the input is not changed.
@@ -490,7 +490,7 @@ class Accelerator {
   void verify(const char* operation, internal::TensorList tensors, const std::string& arguments = {}) const;
   /// In debug mode: every process is in this verb with these arguments.
   void require_same_call(const char* operation, const std::string& arguments) const;
-  std::vector<std::string> gather_bytes(const char* operation, const std::string& own) const;
+  internal::GatheredBytes gather_bytes(const char* operation, const std::string& own) const;
   std::string broadcast_bytes(std::string own, int64_t from_process) const;
   /// How many samples of the last batch count; nothing when all do.
   std::optional<int64_t> metrics_kept() const;

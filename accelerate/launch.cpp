@@ -45,6 +45,19 @@ void check(const LaunchOptions& options) {
   }
 }
 
+/// Calls what accelerate-cpp calls too, and says its errors in the words of `launch`.
+template <class F>
+auto reworded(const char* remedy, F&& call) {
+  try {
+    return call();
+  } catch (const ConfigError& error) {
+    ErrorText text = error.text();
+    text.place = "launch";
+    text.remedy = remedy;
+    throw ConfigError(std::move(text));
+  }
+}
+
 launch::LaunchPlan plan_for(const LaunchOptions& options, const Environment& environment) {
   launch::LaunchOptions plan{.num_processes = *options.num_processes * options.num_nodes,
                              .main_process_port = options.use_port,
@@ -56,7 +69,8 @@ launch::LaunchPlan plan_for(const LaunchOptions& options, const Environment& env
     plan.machine_rank = options.node_rank;
     plan.main_process_ip = options.master_addr;
   }
-  return launch::plan_launch(plan, environment, launch::Machine::look());
+  return reworded("Start fewer, or set .cpu = true",
+                  [&] { return launch::plan_launch(plan, environment, launch::Machine::look()); });
 }
 
 void run_in_place(const std::function<void()>& function, const LaunchOptions& options) {
@@ -124,7 +138,7 @@ void launch_ranks(const std::function<void()>& function, const LaunchOptions& op
   // Held until all have ended: nobody else is given the port before rank 0 listens on it.
   std::optional<launch::PortReservation> port;
   if (plan.reserve) {
-    port.emplace(*plan.reserve);
+    reworded("Choose another .use_port, or 0 for a free one", [&] { port.emplace(*plan.reserve); });
     plan.set_port(port->port());
   }
   launch::fill_standard_descriptors();

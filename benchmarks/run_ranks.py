@@ -98,7 +98,21 @@ def gather_report(bench, arguments):
             row.append(f"{statistics.median(one[who]['nested_us'] / one['peer']['nested_us'] for one in rounds):.2f}")
         rows.append(row)
     header = ["us a call", "20 tensors", "one of as many bytes", "20 / one"] + (["20 / peer's 20"] if bench.peer_launch else [])
-    return "## gather of a nested batch of 20 tensors (160 KiB)\n\n" + table(header, rows)
+    nested = "## gather of a nested batch of 20 tensors (160 KiB)\n\n" + table(header, rows)
+    return nested + "\n" + verbs_report(contestants, rounds)
+
+
+def verbs_report(contestants, rounds):
+    rows = []
+    for size in ("1kB", "10MB"):
+        for verb in ("gather", "broadcast", "pad", "object"):
+            key = f"{verb}_{size}_us"
+            row = [verb, size] + [f"{middle(rounds, who, key):,.0f}" for who in contestants]
+            if "peer" in contestants:
+                row.append(f"{statistics.median(one['prepared'][key] / one['peer'][key] for one in rounds):.2f}")
+            rows.append(row)
+    header = ["us a call", "bytes", *contestants] + (["prepared / peer"] if "peer" in contestants else [])
+    return "## One message\n\n" + table(header, rows)
 
 
 def all_reduce_report(bench, arguments):

@@ -33,22 +33,46 @@ std::vector<int64_t> all_gather_numbers(const Group& group, int64_t own) {
   return {all.const_data_ptr<int64_t>(), all.const_data_ptr<int64_t>() + all.numel()};
 }
 
+GatheredBytes gather_bytes(const Group& group, std::string_view own) {
+  const auto ranks = static_cast<size_t>(group.size());
+  const c10::Device device = group.size() == 1 ? c10::Device(c10::kCPU) : carrier(group);
+  // Length and bytes in one block; only where somebody's do not fit all go again.
+  constexpr size_t kBlock = 2048;
+  const uint64_t length = own.size();
+  at::Tensor block = at::zeros({kBlock}, at::kByte);
+  std::memcpy(block.mutable_data_ptr<uint8_t>(), &length, sizeof length);
+  const auto starts_of = [](const at::Tensor& all) { return reinterpret_cast<const char*>(all.const_data_ptr()); };
+  if (length <= kBlock - sizeof length && length > 0) {
+    std::memcpy(block.mutable_data_ptr<uint8_t>() + sizeof length, own.data(), length);
+  }
+  GatheredBytes gathered{.memory = group.all_gather(block.to(device)).cpu()};
+  std::vector<uint64_t> lengths(ranks);
+  for (size_t rank = 0; rank < ranks; ++rank) {
+    std::memcpy(&lengths[rank], starts_of(gathered.memory) + rank * kBlock, sizeof length);
+  }
+  const uint64_t longest = *std::ranges::max_element(lengths);
+  size_t begin = sizeof length, step = kBlock;
+  if (longest > kBlock - sizeof length) {
+    // Not copied where it is long enough.
+    const auto whole = static_cast<int64_t>(longest);
+    at::Tensor padded = length == longest ? at::from_blob(const_cast<char*>(own.data()), {whole}, at::kByte)
+                                          : at::zeros({whole}, at::kByte);
+    if (length < longest && length > 0) std::memcpy(padded.mutable_data_ptr<uint8_t>(), own.data(), length);
+    gathered.memory = group.all_gather(padded.to(device)).cpu();
+    if (ranks == 1) gathered.memory = gathered.memory.clone();
+    begin = 0;
+    step = longest;
+  }
+  for (size_t rank = 0; rank < ranks; ++rank) {
+    gathered.ranks.emplace_back(starts_of(gathered.memory) + rank * step + begin, lengths[rank]);
+  }
+  return gathered;
+}
+
 std::vector<std::string> all_gather_bytes(const Group& group, std::string_view own) {
   if (group.size() == 1) return {std::string(own)};
-  const c10::Device device = carrier(group);
-  const at::Tensor sizes = numbers(group, static_cast<int64_t>(own.size()), device);
-  const int64_t longest = sizes.max().item<int64_t>();
-  std::vector<std::string> texts(static_cast<size_t>(group.size()));
-  if (longest == 0) return texts;
-  at::Tensor padded = at::zeros({longest}, at::kByte);
-  std::memcpy(padded.mutable_data_ptr<uint8_t>(), own.data(), own.size());
-  const at::Tensor all = group.all_gather(padded.to(device)).cpu();
-  for (int64_t rank = 0; rank < group.size(); ++rank) {
-    texts[static_cast<size_t>(rank)].assign(
-        reinterpret_cast<const char*>(all.const_data_ptr<uint8_t>()) + rank * longest,
-        static_cast<size_t>(sizes.const_data_ptr<int64_t>()[rank]));
-  }
-  return texts;
+  const GatheredBytes gathered = gather_bytes(group, own);
+  return {gathered.ranks.begin(), gathered.ranks.end()};
 }
 
 std::string broadcast_bytes(const Group& group, std::string own, int64_t from) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <iterator>
 #include <string>
@@ -13,7 +15,14 @@
 
 namespace accelerate::internal {
 
-/// Every rank's bytes, in rank order. Lengths may differ.
+/// Every rank's bytes, where the exchange put them.
+struct GatheredBytes {
+  at::Tensor memory;
+  std::vector<std::string_view> ranks;  ///< in rank order, parts of `memory`
+};
+/// Lengths may differ; one exchange for short ones. In a group of one a copy.
+GatheredBytes gather_bytes(const Group& group, std::string_view own);
+/// The same as texts of their own.
 std::vector<std::string> all_gather_bytes(const Group& group, std::string_view own);
 
 /// Every rank's number, in rank order.

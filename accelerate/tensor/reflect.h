@@ -8,10 +8,13 @@
 
 namespace accelerate::internal {
 
-/// Converts to whatever a field wants; only ever used in unevaluated context.
+/// Converts to whatever a field wants; never called, but clang wants a body where a field is a std::optional of a type
+/// without linkage.
 struct AnyField {
   template <class T>
-  operator T() const noexcept;
+  operator T() const noexcept {
+    __builtin_unreachable();
+  }
 };
 
 template <class T, size_t... I>

@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "tests/support/throws_error.h"
+
 namespace accelerate {
 namespace {
 
@@ -38,6 +40,22 @@ TEST(Log, WithoutASinkWarningsGoToStandardErrorAndTheRestNowhere) {
   log.warning("slow");
   EXPECT_EQ(::testing::internal::GetCapturedStderr(), "accelerate: [rank 1] slow\n");
   EXPECT_EQ(::testing::internal::GetCapturedStdout(), "");
+}
+
+TEST(LogLevel, IsReadInAnyCase) {
+  for (const char* text : {"debug", "DEBUG", "Debug"}) EXPECT_EQ(log_level_of(text, "here"), LogLevel::kDebug);
+  for (const LogLevel level :
+       {LogLevel::kDebug, LogLevel::kInfo, LogLevel::kWarning, LogLevel::kError, LogLevel::kCritical}) {
+    EXPECT_EQ(log_level_of(name_of(level), "here"), level);
+  }
+  for (const char* text : {"", "warn", "info "}) {
+    EXPECT_THAT([&] { log_level_of(text, "HERE"); },
+                support::ThrowsError<ConfigError>({.place = "HERE",
+                                                   .what = "not known",
+                                                   .got = "\"" + std::string(text) + "\"",
+                                                   .expected = "warning, error or critical",
+                                                   .remedy = "unset"}));
+  }
 }
 
 TEST(Log, WhatTheSinkThrowsReachesTheCaller) {
