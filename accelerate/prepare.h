@@ -73,8 +73,7 @@ template <class T>
 concept OptimizerClass = std::is_convertible_v<T*, torch::optim::Optimizer*>;
 
 template <class T>
-concept SchedulerClass =
-    std::is_convertible_v<T*, torch::optim::LRScheduler*> ||
+concept SchedulerClass = std::is_convertible_v<T*, torch::optim::LRScheduler*> ||
     std::is_convertible_v<T*, torch::optim::ReduceLROnPlateauScheduler*>;
 
 template <class T>
@@ -93,7 +92,9 @@ concept SharedScheduler = SchedulerClass<typename SharedTarget<T>::type>;
 /// What the verb `prepare_scheduler` takes.
 template <class T>
 concept AnyScheduler = std::is_same_v<T, Scheduler> || std::is_same_v<T, ReduceLROnPlateau> || SchedulerClass<T> ||
-                       SharedScheduler<T> || std::is_convertible_v<T, Schedule>;
+    SharedScheduler<T> || std::is_convertible_v<T, Schedule>;
+
+template <class T>
 concept ModalOptimizer = requires(T& optimizer) {
   optimizer.train();
   optimizer.eval();

@@ -158,8 +158,7 @@ void* LoaderPass::next() {
     return nullptr;
   }
   current_ = loader_->fetch_(plan.batch(order_, position_, filled_));
-  progress_.batch_samples =
-      std::min(plan.total_batch_size(), plan.samples - position_ * plan.total_batch_size());
+  progress_.batch_samples = std::min(plan.total_batch_size(), plan.samples - position_ * plan.total_batch_size());
   ++position_;
   progress_.end_of_dataloader = position_ == plan.batches();
   if (loader_->placement_ && loader_->placement_->moves) {

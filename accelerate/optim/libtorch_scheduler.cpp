@@ -17,9 +17,7 @@ using torch::optim::ReduceLROnPlateauScheduler;
 /// The protected members of any LRScheduler.
 struct Protected : LRScheduler {
   static unsigned& count(LRScheduler& scheduler) { return scheduler.*&Protected::step_count_; }
-  static std::vector<double> rates(const LRScheduler& scheduler) {
-    return (scheduler.*&Protected::get_current_lrs)();
-  }
+  static std::vector<double> rates(const LRScheduler& scheduler) { return (scheduler.*&Protected::get_current_lrs)(); }
 };
 
 class LibTorchScheduler final : public SchedulerCore {

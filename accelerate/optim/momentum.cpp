@@ -25,7 +25,9 @@ bool with_momentum(Options& options, Use use) {
 }
 
 template <class Options>
-concept HasBetas = requires(Options& options) { options.betas(); };
+concept HasBetas = requires(Options& options) {
+  options.betas();
+};
 
 }  // namespace
 

@@ -23,8 +23,8 @@ enum class ScheduleUnit {
 /// One value for every parameter group, or one for each: `.max_lr = 0.1`, `.max_lr = {0.1, 0.01}`.
 class PerGroup {
  public:
-  PerGroup(double value) : values_{value} {}                                        // NOLINT: a number is meant
-  PerGroup(std::initializer_list<double> values) : values_(values) {}               // NOLINT
+  PerGroup(double value) : values_{value} {}                           // NOLINT: a number is meant
+  PerGroup(std::initializer_list<double> values) : values_(values) {}  // NOLINT
   explicit PerGroup(std::vector<double> values) : values_(std::move(values)) {}
   const std::vector<double>& values() const { return values_; }
   bool fits(size_t groups) const { return values_.size() == 1 || values_.size() == groups; }
@@ -62,8 +62,8 @@ class Schedule {
   Schedule() = default;
   template <class F>
   requires(!std::derived_from<std::remove_cvref_t<F>, Schedule> &&
-           std::is_invocable_r_v<double, std::remove_cvref_t<F>&, int64_t>)
-  Schedule(F&& factor) : Schedule(Factor(std::forward<F>(factor)), Direct{}) {}  // NOLINT: a function is a schedule
+           std::is_invocable_r_v<double, std::remove_cvref_t<F>&, int64_t>) Schedule(F&& factor)
+      : Schedule(Factor(std::forward<F>(factor)), Direct{}) {}  // NOLINT: a function is a schedule
   explicit Schedule(ScheduleRule rule) : rule_(std::move(rule)) {}
 
   explicit operator bool() const { return static_cast<bool>(rule_.values); }

@@ -142,22 +142,19 @@ void Scheduler::take(const Call& call) const {
   internal::held(core_, "scheduler");
   if (binding_) binding_->optimizer->sync().require_open("scheduler.step");
   check(call);
-  internal::SchedulerCore::Waiting amount = this->amount(call);
-  if (binding_ && binding_->with_optimizer) {
-    internal::SchedulerCore::Waiting& waiting = core_->waiting;
-    if (!binding_->optimizer->sync().sync_gradients()) {
-      if (!counts_micro_steps()) return;
-      waiting.own += amount.own;
-      waiting.all += amount.all;
-      return;
-    }
-    amount.own += waiting.own;
-    amount.all += waiting.all;
-    waiting = {};
-    const auto& last = binding_->optimizer->last_step();
-    if (last && last->skipped()) return;
+  const internal::SchedulerCore::Waiting amount = this->amount(call);
+  if (!binding_ || !binding_->with_optimizer) return advance(amount, call);
+  internal::SchedulerCore::Waiting& waiting = core_->waiting;
+  if (!binding_->optimizer->sync().sync_gradients()) {
+    if (!counts_micro_steps()) return;
+    waiting.own += amount.own;
+    waiting.all += amount.all;
+    return;
   }
-  advance(amount, call);
+  const auto& last = binding_->optimizer->last_step();
+  const bool skipped = last && last->skipped();
+  if (!skipped) advance({.own = waiting.own + amount.own, .all = waiting.all + amount.all}, call);
+  waiting = {};
 }
 
 }  // namespace accelerate

@@ -42,8 +42,9 @@ struct SchedulerBinding {
 class Scheduler {
  public:
   /// The base rates are the groups' rates now; what the schedule has for step 0 is set at once. The optimizer is
-  /// borrowed. Throws UsageError for an optimizer without parameter groups (one that was moved from), an empty schedule,
-  /// and a momentum to cycle that the optimizer does not have; ConfigError for rates that do not fit its groups.
+  /// borrowed. Throws UsageError for an optimizer without parameter groups (one that was moved from), an empty
+  /// schedule, and a momentum to cycle that the optimizer does not have; ConfigError for rates that do not fit its
+  /// groups.
   Scheduler(torch::optim::Optimizer& optimizer, Schedule schedule);
   Scheduler(const Optimizer& optimizer, Schedule schedule);
   Scheduler(torch::optim::Optimizer& optimizer, ReduceLROnPlateau options);

@@ -92,9 +92,9 @@ void SchedulerCore::load(const SchedulerState& state) {
                       .remedy = "Build the scheduler and its optimizer as when the state was taken"});
   };
   if (state.base_rates.size() != groups || state.last_lr.size() != groups) {
-    refuse(std::to_string(state.base_rates.size()) + " base rates and " + std::to_string(state.last_lr.size()) +
-               " rates",
-           std::to_string(groups) + " of each, one for a parameter group");
+    refuse(
+        std::to_string(state.base_rates.size()) + " base rates and " + std::to_string(state.last_lr.size()) + " rates",
+        std::to_string(groups) + " of each, one for a parameter group");
   }
   if (state.last_epoch < 0 || state.last_epoch > total_steps().value_or(std::numeric_limits<int64_t>::max())) {
     refuse("last_epoch = " + std::to_string(state.last_epoch), "a step of the schedule");

@@ -20,10 +20,11 @@ namespace accelerate {
 
 /// Where a scheduler is: enough to go on from there. Source: `state_dict` of `torch.optim.lr_scheduler`.
 struct SchedulerState {
-  int64_t last_epoch = 0;                      ///< scheduler steps taken, in the unit of the schedule
-  std::vector<double> base_rates = {};         ///< of each parameter group
-  std::vector<double> last_lr = {};            ///< of each parameter group
-  std::map<std::string, double> numbers = {};  ///< what its kind keeps besides: the best metric, what waits for an update
+  int64_t last_epoch = 0;               ///< scheduler steps taken, in the unit of the schedule
+  std::vector<double> base_rates = {};  ///< of each parameter group
+  std::vector<double> last_lr = {};     ///< of each parameter group
+  std::map<std::string, double> numbers =
+      {};  ///< what its kind keeps besides: the best metric, what waits for an update
   bool operator==(const SchedulerState&) const = default;
 };
 

@@ -25,11 +25,12 @@ void require_equal_metrics(const Group& group, c10::Device device, double metric
     std::ostringstream got;
     got.precision(17);
     got << std::bit_cast<double>(bits[0]) << " on rank 0, " << std::bit_cast<double>(bits[rank]) << " on rank " << rank;
-    throw CommError({.place = "scheduler.step",
-                     .what = "The processes pass different metrics, which would part their learning rates",
-                     .got = got.str(),
-                     .expected = "the same number everywhere",
-                     .remedy = "Take it over all processes first: accelerator.reduce(metric, {.reduction = \"mean\"})"});
+    throw CommError(
+        {.place = "scheduler.step",
+         .what = "The processes pass different metrics, which would part their learning rates",
+         .got = got.str(),
+         .expected = "the same number everywhere",
+         .remedy = "Take it over all processes first: accelerator.reduce(metric, {.reduction = \"mean\"})"});
   }
 }
 

@@ -43,8 +43,8 @@ Recording record(const Json& fixture, const Json& entry, accelerate::Accelerator
   torch::optim::SGD sgd(std::move(groups), torch::optim::SGDOptions(0.5));
   const Json& description = fixture.at("descriptions").at(entry.at("name").get<std::string>());
   const bool plateau = description.at("kind") == "plateau";
-  const accelerate::Scheduler own =
-      plateau ? accelerate::Scheduler(sgd, plateau_of(description)) : accelerate::Scheduler(sgd, schedule_of(description));
+  const accelerate::Scheduler own = plateau ? accelerate::Scheduler(sgd, plateau_of(description))
+                                            : accelerate::Scheduler(sgd, schedule_of(description));
   accelerate::DataLoader data(accelerate::TensorDataset(torch::zeros({fixture.at("samples"), 1})),
                               {.batch_size = fixture.at("batch_size")});
   auto [model, optimizer, loader, scheduler] = accelerator.prepare(net, sgd, data, own);
@@ -62,7 +62,8 @@ Recording record(const Json& fixture, const Json& entry, accelerate::Accelerator
       optimizer.zero_grad();
       recorded.rates.push_back(scheduler.get_last_lr());
       recorded.last_epoch.push_back(scheduler.last_epoch());
-      recorded.momentum.push_back(static_cast<const torch::optim::SGDOptions&>(sgd.param_groups()[0].options()).momentum());
+      recorded.momentum.push_back(
+          static_cast<const torch::optim::SGDOptions&>(sgd.param_groups()[0].options()).momentum());
     }
   }
   return recorded;

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <map>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -40,7 +41,7 @@ class Options {
 
 template <class Given>
 Options warm(const Json& description, Given& given) {
-  return Options(description)("warmup_steps", given.warmup_steps)("total_steps", given.total_steps);
+  return Options{description}("warmup_steps", given.warmup_steps)("total_steps", given.total_steps);
 }
 
 Schedule linear(const Json& d) {
@@ -60,7 +61,7 @@ Schedule polynomial(const Json& d) {
 }
 Schedule inverse_sqrt(const Json& d) {
   accelerate::InverseSqrtOptions o;
-  Options(d)("warmup_steps", o.warmup_steps)("timescale", o.timescale);
+  Options{d}("warmup_steps", o.warmup_steps)("timescale", o.timescale);
   return accelerate::inverse_sqrt(o);
 }
 Schedule cosine_with_restarts(const Json& d) {
@@ -76,23 +77,23 @@ Schedule cosine_with_min_lr(const Json& d) {
 Schedule cosine_warmup_with_min_lr(const Json& d) {
   accelerate::CosineWarmupWithMinLrOptions o;
   warm(d, o)("num_cycles", o.num_cycles)("min_lr", o.min_lr)("min_lr_rate", o.min_lr_rate);
-  Options(d)("warmup_lr_rate", o.warmup_lr_rate);
+  Options{d}("warmup_lr_rate", o.warmup_lr_rate);
   return accelerate::cosine_warmup_with_min_lr(o);
 }
 Schedule warmup_stable_decay(const Json& d) {
   accelerate::WarmupStableDecayOptions o;
   warm(d, o)("decay_steps", o.decay_steps)("stable_steps", o.stable_steps)("warmup_type", o.warmup_type);
-  Options(d)("decay_type", o.decay_type)("min_lr_ratio", o.min_lr_ratio)("num_cycles", o.num_cycles);
+  Options{d}("decay_type", o.decay_type)("min_lr_ratio", o.min_lr_ratio)("num_cycles", o.num_cycles);
   return accelerate::warmup_stable_decay(o);
 }
 Schedule step_lr(const Json& d) {
   accelerate::StepLROptions o;
-  Options(d)("step_size", o.step_size)("gamma", o.gamma);
+  Options{d}("step_size", o.step_size)("gamma", o.gamma);
   return accelerate::step_lr(o);
 }
 Schedule multi_step_lr(const Json& d) {
   accelerate::MultiStepLROptions o;
-  Options(d)("milestones", o.milestones)("gamma", o.gamma);
+  Options{d}("milestones", o.milestones)("gamma", o.gamma);
   return accelerate::multi_step_lr(o);
 }
 Schedule exponential_lr(const Json& d) { return accelerate::exponential_lr({.gamma = d.at("gamma")}); }
@@ -115,17 +116,17 @@ Schedule cosine_annealing_warm_restarts(const Json& d) {
 }
 Schedule one_cycle_lr(const Json& d) {
   accelerate::OneCycleLROptions o;
-  Options(d)("max_lr", o.max_lr)("total_steps", o.total_steps)("epochs", o.epochs);
-  Options(d)("steps_per_epoch", o.steps_per_epoch)("pct_start", o.pct_start)("anneal_strategy", o.anneal_strategy);
-  Options(d)("cycle_momentum", o.cycle_momentum)("base_momentum", o.base_momentum)("max_momentum", o.max_momentum);
-  Options(d)("div_factor", o.div_factor)("final_div_factor", o.final_div_factor)("three_phase", o.three_phase);
+  Options{d}("max_lr", o.max_lr)("total_steps", o.total_steps)("epochs", o.epochs);
+  Options{d}("steps_per_epoch", o.steps_per_epoch)("pct_start", o.pct_start)("anneal_strategy", o.anneal_strategy);
+  Options{d}("cycle_momentum", o.cycle_momentum)("base_momentum", o.base_momentum)("max_momentum", o.max_momentum);
+  Options{d}("div_factor", o.div_factor)("final_div_factor", o.final_div_factor)("three_phase", o.three_phase);
   return accelerate::one_cycle_lr(o);
 }
 Schedule cyclic_lr(const Json& d) {
   accelerate::CyclicLROptions o;
-  Options(d)("base_lr", o.base_lr)("max_lr", o.max_lr)("step_size_up", o.step_size_up);
-  Options(d)("step_size_down", o.step_size_down)("mode", o.mode)("gamma", o.gamma);
-  Options(d)("cycle_momentum", o.cycle_momentum)("base_momentum", o.base_momentum)("max_momentum", o.max_momentum);
+  Options{d}("base_lr", o.base_lr)("max_lr", o.max_lr)("step_size_up", o.step_size_up);
+  Options{d}("step_size_down", o.step_size_down)("mode", o.mode)("gamma", o.gamma);
+  Options{d}("cycle_momentum", o.cycle_momentum)("base_momentum", o.base_momentum)("max_momentum", o.max_momentum);
   return accelerate::cyclic_lr(o);
 }
 std::vector<Schedule> parts(const Json& description) {
@@ -175,8 +176,8 @@ Schedule schedule_of(const Json& description) {
 
 accelerate::ReduceLROnPlateau plateau_of(const Json& options) {
   accelerate::ReduceLROnPlateau o;
-  Options(options)("mode", o.mode)("factor", o.factor)("patience", o.patience)("threshold", o.threshold);
-  Options(options)("threshold_mode", o.threshold_mode)("cooldown", o.cooldown)("min_lr", o.min_lr)("eps", o.eps);
+  Options{options}("mode", o.mode)("factor", o.factor)("patience", o.patience)("threshold", o.threshold);
+  Options{options}("threshold_mode", o.threshold_mode)("cooldown", o.cooldown)("min_lr", o.min_lr)("eps", o.eps);
   return o;
 }
 

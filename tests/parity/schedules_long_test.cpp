@@ -18,7 +18,8 @@ namespace {
 
 /// Relative to the largest value of a column, for schedules where torch multiplies its last rate a thousand times: each
 /// product is off by at most half of 2^-52, so 1,000 of them by 1.2e-13; cosine annealing divides by what is left of
-/// the wave, which at its foot has lost some digits. Of 1e-11, a single wrong step would be found if it were off by more.
+/// the wave, which at its foot has lost some digits. Of 1e-11, a single wrong step would be found if it were off by
+/// more.
 constexpr double kTolerance = 1e-11;
 
 std::string fnv1a(const std::vector<double>& column) {

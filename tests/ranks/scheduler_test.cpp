@@ -4,6 +4,7 @@
 #include <rapidcheck/gtest.h>
 #include <torch/torch.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <vector>
 
@@ -36,9 +37,8 @@ TEST_P(SchedulerOfRanks, ALambdaScheduleMovesByTheRanksAndNotWhenAStepWasSkipped
   for (const bool tied : {true, false}) {
     for (const bool split : {true, false}) {
       run_ranks(GetParam(), [&](const Rank& rank) {
-        Accelerator accelerator(
-            rank.options({.dataloader_config = DataLoaderConfiguration{.split_batches = split},
-                          .step_scheduler_with_optimizer = tied}));
+        Accelerator accelerator(rank.options({.dataloader_config = DataLoaderConfiguration{.split_batches = split},
+                                              .step_scheduler_with_optimizer = tied}));
         torch::nn::Linear net(2, 4);
         torch::optim::AdamW adamw(net->parameters(), 1.0);
         const auto lambda = [](int64_t n) { return 1 - static_cast<double>(n) / 10; };
@@ -94,6 +94,33 @@ TEST_P(SchedulerOfRanks, ALinearScheduleEndsAtZeroWithTheLastUpdateForAnyAccumul
   }
 }
 
+// Source: upstream's test_utils/scripts/test_sync.py, test_gradient_accumulation_with_opt_and_scheduler: the rates.
+TEST_P(SchedulerOfRanks, RatesAreThoseOfAReferenceThatIsSteppedOnUpdates) {
+  for (const bool split : {true, false}) {
+    run_ranks(GetParam(), [&](const Rank& rank) {
+      Accelerator accelerator(rank.options(
+          {.gradient_accumulation_steps = 2, .dataloader_config = DataLoaderConfiguration{.split_batches = split}}));
+      torch::nn::Linear net(1, 1), twin(1, 1);
+      torch::optim::AdamW adamw(net->parameters(), 1e-3), reference(twin->parameters(), 1e-3);
+      const auto lambda = [](int64_t n) { return std::pow(static_cast<double>(n), 0.65); };
+      accelerate::DataLoader data(accelerate::TensorDataset(torch::arange(80)), {.batch_size = 16});
+      auto [model, optimizer, loader, scheduler] = accelerator.prepare(net, adamw, data, lambda);
+      const Scheduler by_hand(reference, lambda);
+      for (int epoch = 0; epoch < 2; ++epoch) {
+        for ([[maybe_unused]] auto& [ids] : loader) {
+          auto window = accelerator.accumulate(model);
+          optimizer.step();
+          scheduler.step();
+          const int64_t steps = !accelerator.sync_gradients() ? 0 : split ? 1 : rank.size();
+          for (int64_t n = 0; n < steps; ++n) by_hand.step();
+          EXPECT_EQ(rate_of(adamw), rate_of(reference));
+        }
+      }
+      EXPECT_GT(rate_of(adamw), 1e-3);
+    });
+  }
+}
+
 struct Case {
   int64_t ranks = 1, num_steps = 1, samples = 1, batch_size = 1;
   bool split = false, adjust = false;
@@ -119,8 +146,8 @@ std::vector<int64_t> steps_taken(const Case& c, const Schedule& schedule, bool c
   std::vector<int64_t> taken(static_cast<size_t>(c.ranks));
   run_ranks(c.ranks, [&](const Rank& rank) {
     Accelerator accelerator(
-        rank.options({.gradient_accumulation_plugin = GradientAccumulationPlugin{.num_steps = c.num_steps,
-                                                                                .adjust_scheduler = c.adjust},
+        rank.options({.gradient_accumulation_plugin =
+                          GradientAccumulationPlugin{.num_steps = c.num_steps, .adjust_scheduler = c.adjust},
                       .dataloader_config = DataLoaderConfiguration{.split_batches = c.split}}));
     torch::nn::Linear net(1, 1);
     torch::optim::SGD sgd(net->parameters(), 1.0);

@@ -51,8 +51,8 @@ TEST_F(LibTorchSchedulers, MoveWithTheUpdates) {
 
 TEST_F(LibTorchSchedulers, MayBeBorrowedMovedOrShared) {
   StepLR borrowed(sgd, 1, 0.5);
-  auto [model, optimizer, first, second, third] = accelerator.prepare(
-      net, sgd, borrowed, Harmonic(sgd), std::make_shared<StepLR>(sgd, 1u, 0.5));
+  auto [model, optimizer, first, second, third] =
+      accelerator.prepare(net, sgd, borrowed, Harmonic(sgd), std::make_shared<StepLR>(sgd, 1u, 0.5));
   for (const Scheduler& scheduler : {first, second, third}) {
     EXPECT_TRUE(scheduler.is_prepared());
     scheduler.step();
@@ -124,9 +124,8 @@ TEST_F(LibTorchSchedulers, APlateauBelongsToTheOneOptimizerOfTheCall) {
   EXPECT_EQ(learning_rate(sgd), 0.5);
   expect_error<UsageError>([&] { scheduler.step(); },
                            {"scheduler.step", "step() without one", "step(metric)", "validation"});
-  expect_error<UsageError>([&] { scheduler.state_dict(); },
-                           {"scheduler.state_dict", "ReduceLROnPlateauScheduler", "can be saved",
-                            "accelerate::ReduceLROnPlateau"});
+  expect_error<UsageError>([&] { scheduler.state_dict(); }, {"scheduler.state_dict", "ReduceLROnPlateauScheduler",
+                                                             "can be saved", "accelerate::ReduceLROnPlateau"});
 }
 
 TEST_F(LibTorchSchedulers, APlateauOverAnOptimizerThatIsMovedIsRefused) {

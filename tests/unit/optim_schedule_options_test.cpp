@@ -27,9 +27,9 @@ TEST(ScheduleOptions, OfWarmUpsAreChecked) {
                             {"polynomial", ".power = 0", "more than 0", ".power"});
   expect_error<ConfigError>([] { accelerate::inverse_sqrt({.timescale = 0}); },
                             {"inverse_sqrt", ".timescale = 0", "1 or more", ".timescale"});
-  expect_error<ConfigError>([] { accelerate::warmup_stable_decay({.decay_steps = 5}); },
-                            {"warmup_stable_decay", "neither .total_steps nor .stable_steps", "one of them",
-                             "Set .total_steps"});
+  expect_error<ConfigError>(
+      [] { accelerate::warmup_stable_decay({.decay_steps = 5}); },
+      {"warmup_stable_decay", "neither .total_steps nor .stable_steps", "one of them", "Set .total_steps"});
   expect_error<ConfigError>(
       [] { accelerate::warmup_stable_decay({.warmup_steps = 4, .decay_steps = 5, .total_steps = 8}); },
       {"warmup_stable_decay", ".total_steps = 8 with 9 steps", "0 or more steps between", "Shorten"});
@@ -67,8 +67,11 @@ TEST(ScheduleOptions, OfDecaysAreChecked) {
   expect_error<ConfigError>([] { accelerate::step_lr({}); }, {"step_lr", ".step_size = 0", "1 or more", ".step_size"});
   expect_error<ConfigError>([] { accelerate::step_lr({.step_size = 1, .gamma = std::nan("")}); },
                             {"step_lr", ".gamma = nan", "0 or more", ".gamma"});
-  expect_error<ConfigError>([] { accelerate::multi_step_lr({.milestones = {5, 0}}); },
-                            {"multi_step_lr", ".milestones = 0", "1 or more", ".milestones"});
+  expect_error<ConfigError>(
+      [] {
+        accelerate::multi_step_lr({.milestones = {5, 0}});
+      },
+      {"multi_step_lr", ".milestones = 0", "1 or more", ".milestones"});
   expect_error<ConfigError>([] { accelerate::exponential_lr({}); },
                             {"exponential_lr", ".gamma = 0", "more than 0", ".gamma"});
   expect_error<ConfigError>([] { accelerate::constant_lr({.factor = 1.5}); },
@@ -96,8 +99,11 @@ TEST(ScheduleOptions, OfCyclesAreChecked) {
                             {"cyclic_lr", ".step_size_up = 0", "1 or more", ".step_size_up"});
   expect_error<ConfigError>([] { accelerate::cyclic_lr({.max_lr = 0.1, .mode = "square"}); },
                             {"cyclic_lr", ".mode = \"square\"", "\"triangular2\"", ".mode"});
-  expect_error<ConfigError>([] { accelerate::cyclic_lr({.max_lr = {0.1, -1.0}}); },
-                            {"cyclic_lr", ".max_lr = -1", "0 or more", ".max_lr"});
+  expect_error<ConfigError>(
+      [] {
+        accelerate::cyclic_lr({.max_lr = {0.1, -1.0}});
+      },
+      {"cyclic_lr", ".max_lr = -1", "0 or more", ".max_lr"});
 }
 
 TEST(ScheduleOptions, OfCombinationsAreChecked) {
@@ -105,7 +111,9 @@ TEST(ScheduleOptions, OfCombinationsAreChecked) {
   expect_error<ConfigError>([] { accelerate::per_group({Schedule()}); },
                             {"per_group", "an empty function", "a function of the step", "constant()"});
   expect_error<ConfigError>(
-      [] { accelerate::sequential({accelerate::constant(), accelerate::constant()}, {}); },
+      [] {
+        accelerate::sequential({accelerate::constant(), accelerate::constant()}, {});
+      },
       {"sequential", "0 milestones for 2 schedules", "one less than schedules", "all but the first"});
   expect_error<ConfigError>(
       [] {
@@ -163,12 +171,17 @@ TEST_F(TwoGroups, ListsHaveAValueForEachGroup) {
   cycle.step();
   EXPECT_EQ(cycle.get_last_lr(), (std::vector<double>{1.0, 2.0}));
   expect_error<ConfigError>(
-      [&] { Scheduler(sgd, accelerate::one_cycle_lr({.max_lr = {0.1, 0.2, 0.3}, .total_steps = 5})); },
+      [&] {
+        Scheduler(sgd, accelerate::one_cycle_lr({.max_lr = {0.1, 0.2, 0.3}, .total_steps = 5}));
+      },
       {"one_cycle_lr", "3 values of .max_lr for 2 groups", "one for each", ".max_lr"});
   expect_error<ConfigError>([&] { Scheduler(sgd, accelerate::per_group({accelerate::constant()})); },
                             {"per_group", "1 schedules for 2 groups", "one schedule for each group", "constant()"});
-  expect_error<ConfigError>([&] { Scheduler(sgd, accelerate::ReduceLROnPlateau{.min_lr = {0.1, 0.2, 0.3}}); },
-                            {"ReduceLROnPlateau", "3 values of .min_lr for 2 groups", "one for each", ".min_lr"});
+  expect_error<ConfigError>(
+      [&] {
+        Scheduler(sgd, accelerate::ReduceLROnPlateau{.min_lr = {0.1, 0.2, 0.3}});
+      },
+      {"ReduceLROnPlateau", "3 values of .min_lr for 2 groups", "one for each", ".min_lr"});
 }
 
 TEST_F(TwoGroups, PerGroupEachHasItsOwnSchedule) {

@@ -1,5 +1,6 @@
 // What one update counts for: units, adjust_scheduler, metrics, skipped updates. In one process.
 #include <limits>
+#include <stdexcept>
 
 #include "tests/unit/training.h"
 
@@ -167,8 +168,8 @@ TEST(PreparedScheduler, StaysAtTheEndOfOneCycle) {
 TEST(PlateauScheduler, LowersTheRateOfThePreparedOptimizer) {
   Accelerator accelerator;
   Mlp net;
-  auto [model, optimizer, scheduler] = accelerator.prepare(net, SGD(net->parameters(), 1.0),
-                                                           ReduceLROnPlateau{.factor = 0.5, .patience = 1});
+  auto [model, optimizer, scheduler] =
+      accelerator.prepare(net, SGD(net->parameters(), 1.0), ReduceLROnPlateau{.factor = 0.5, .patience = 1});
   for (const double metric : {3.0, 2.0, 2.0, 2.0}) scheduler.step(metric);
   EXPECT_EQ(learning_rate(optimizer), 0.5);
   scheduler.step(torch::tensor(1.0));
@@ -221,6 +222,41 @@ TEST(PlateauScheduler, OptionsThatCannotBeMetAreRefused) {
   refuses({.unit = ScheduleUnit::kTokens}, {"ReduceLROnPlateau", ".unit", "kUpdates", "Choose one"});
 }
 
+// Source: upstream's tests/test_state_checkpointing.py: a step-decay scheduler saved, changed and loaded.
+TEST(SchedulerState, ChangesInTrainingAndIsTheSavedOneAfterLoading) {
+  Loop loop({}, accelerate::step_lr({.step_size = 1, .gamma = 0.99}).in(ScheduleUnit::kUpdates));
+  auto& [model, optimizer, loader, scheduler] = loop.prepared;
+  const auto saved = scheduler.state_dict();
+  for (int i = 0; i < 3; ++i) scheduler.step();
+  EXPECT_NE(scheduler.state_dict(), saved);
+  EXPECT_LT(learning_rate(optimizer), 1.0);
+  scheduler.load_state_dict(saved);
+  EXPECT_EQ(scheduler.state_dict(), saved);
+  EXPECT_EQ(learning_rate(optimizer), 1.0);
+}
+
+// A schedule that throws leaves what waits for an update: the next call counts it.
+TEST(SchedulerState, IsKeptWhenTheScheduleThrows) {
+  bool fails = false;
+  Loop loop(every(2, true), [&fails](int64_t step) {
+    if (fails) throw std::runtime_error("later");
+    return 1.0 / (1.0 + static_cast<double>(step));
+  });
+  auto& [model, optimizer, loader, scheduler] = loop.prepared;
+  for (int i = 0; i < 2; ++i) {
+    auto window = loop.accelerator.accumulate(model);
+    fails = i == 1;
+    const Scheduler& own = std::get<3>(loop.prepared);
+    if (fails) EXPECT_THROW(own.step(), std::runtime_error);
+    if (!fails) own.step();
+  }
+  EXPECT_EQ(scheduler.last_epoch(), 0);
+  EXPECT_EQ(learning_rate(optimizer), 1.0);
+  fails = false;
+  scheduler.step();
+  EXPECT_EQ(scheduler.last_epoch(), 2);
+}
+
 TEST(SchedulerState, OfAnotherKindOrOtherGroupsIsRefusedAndChangesNothing) {
   Mlp net;
   SGD one(net->hidden->parameters(), 1.0), other(net->hidden->parameters(), 1.0);
@@ -244,8 +280,8 @@ TEST(SchedulerState, OfAnotherKindOrOtherGroupsIsRefusedAndChangesNothing) {
 TEST(Scheduler, ALaterScheduleStartsFromTheBaseRateAlsoWhenItIsCheckedAgainstIt) {
   Accelerator accelerator;
   Mlp net;
-  auto [model, optimizer, warm] = accelerator.prepare(
-      net, SGD(net->parameters(), 1.0), accelerate::linear({.warmup_steps = 5, .total_steps = 10}));
+  auto [model, optimizer, warm] =
+      accelerator.prepare(net, SGD(net->parameters(), 1.0), accelerate::linear({.warmup_steps = 5, .total_steps = 10}));
   EXPECT_EQ(learning_rate(optimizer), 0.0);
   auto decay = accelerator.prepare_scheduler(accelerate::polynomial({.total_steps = 4, .lr_end = 0.5}), optimizer);
   EXPECT_EQ(learning_rate(optimizer), 1.0);

@@ -9,9 +9,7 @@
 namespace accelerate::internal {
 namespace {
 
-std::string assigned(std::string_view option, const std::string& value) {
-  return std::string(option) + " = " + value;
-}
+std::string assigned(std::string_view option, const std::string& value) { return std::string(option) + " = " + value; }
 
 }  // namespace
 

@@ -14,7 +14,8 @@ namespace accelerate {
 Schedule chained(std::vector<Schedule> schedules);
 
 struct SequentialOptions {
-  std::vector<int64_t> milestones = {};  ///< the step at which the next schedule begins, one less than there are schedules
+  std::vector<int64_t> milestones =
+      {};  ///< the step at which the next schedule begins, one less than there are schedules
 };
 /// One after the other; each counts its steps from its beginning, and from the base rate of the groups.
 /// Source: `torch.optim.lr_scheduler.SequentialLR`.

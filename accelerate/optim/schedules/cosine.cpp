@@ -25,9 +25,7 @@ void check_cycles(const std::string& place, double num_cycles) {
                      .remedy = "Leave it out for one half wave down to 0"});
 }
 
-double wave(double num_cycles, double progress) {
-  return 0.5 * (1.0 + std::cos(kPi * num_cycles * 2.0 * progress));
-}
+double wave(double num_cycles, double progress) { return 0.5 * (1.0 + std::cos(kPi * num_cycles * 2.0 * progress)); }
 
 /// The lowest factor, from whichever of the two options is given.
 class Minimum {

@@ -5,10 +5,10 @@
 
 #include "accelerate/optim/schedule.h"
 
-// Waves. Those of `transformers` are equal to the last bit, LibTorch's to rounding (torch multiplies the last rate, these
-// are functions of the step). Each function throws ConfigError for options that cannot be met.
-// Past their end, `cosine` and the two with a minimum go on with the wave and rise again, as the original's do;
-// `hold_after` (combine.h) keeps the end.
+// Waves. Those of `transformers` are equal to the last bit, LibTorch's to rounding (torch multiplies the last rate,
+// these are functions of the step). Each function throws ConfigError for options that cannot be met. Past their end,
+// `cosine` and the two with a minimum go on with the wave and rise again, as the original's do; `hold_after`
+// (combine.h) keeps the end.
 namespace accelerate {
 
 struct CosineOptions {

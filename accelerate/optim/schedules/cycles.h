@@ -32,12 +32,13 @@ struct OneCycleLROptions {
 Schedule one_cycle_lr(OneCycleLROptions options);
 
 struct CyclicLROptions {
-  PerGroup base_lr = 0.0;                    ///< lowest rate
-  PerGroup max_lr = 0.0;                     ///< highest rate of the first cycle; required
-  int64_t step_size_up = 2000;               ///< steps from the lowest to the highest
+  PerGroup base_lr = 0.0;                      ///< lowest rate
+  PerGroup max_lr = 0.0;                       ///< highest rate of the first cycle; required
+  int64_t step_size_up = 2000;                 ///< steps from the lowest to the highest
   std::optional<int64_t> step_size_down = {};  ///< and back; unset: as many
-  std::string mode = "triangular";  ///< "triangular"; "triangular2" halves the height each cycle; "exp_range" by `gamma`
-  double gamma = 1.0;               ///< of "exp_range": the height is scaled by gamma^step
+  std::string mode =
+      "triangular";    ///< "triangular"; "triangular2" halves the height each cycle; "exp_range" by `gamma`
+  double gamma = 1.0;  ///< of "exp_range": the height is scaled by gamma^step
   std::function<double(double)> scale_fn = {};  ///< instead of a mode: the scale of the height, 1 for the whole of it
   std::string scale_mode = "cycle";             ///< what `scale_fn` is given: "cycle" (from 1) or "iterations" (steps)
   bool cycle_momentum = true;

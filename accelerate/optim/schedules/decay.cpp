@@ -49,8 +49,7 @@ Schedule linear_lr(LinearLROptions options) {
   checks.at_least(".total_iters", options.total_iters, 1);
   return [options](int64_t step) {
     if (step >= options.total_iters) return options.end_factor;
-    return options.start_factor +
-           (options.end_factor - options.start_factor) * fraction(step, options.total_iters);
+    return options.start_factor + (options.end_factor - options.start_factor) * fraction(step, options.total_iters);
   };
 }
 

@@ -5,9 +5,9 @@
 
 #include "accelerate/optim/schedule.h"
 
-// Schedules of `torch.optim.lr_scheduler` that multiply the base rate. Here each is a function of the step, so that it can
-// be resumed from the step count; torch multiplies the last rate again and again, which rounds otherwise: after 1,000
-// steps the two agree within 1e-12. Each function throws ConfigError for options that cannot be met.
+// Schedules of `torch.optim.lr_scheduler` that multiply the base rate. Here each is a function of the step, so that it
+// can be resumed from the step count; torch multiplies the last rate again and again, which rounds otherwise: after
+// 1,000 steps the two agree within 1e-12. Each function throws ConfigError for options that cannot be met.
 namespace accelerate {
 
 struct StepLROptions {
@@ -18,7 +18,8 @@ struct StepLROptions {
 Schedule step_lr(StepLROptions options);
 
 struct MultiStepLROptions {
-  std::vector<int64_t> milestones = {};  ///< steps at which the rate is reduced, in any order; one given twice counts twice
+  std::vector<int64_t> milestones =
+      {};  ///< steps at which the rate is reduced, in any order; one given twice counts twice
   double gamma = 0.1;
 };
 /// Source: `torch.optim.lr_scheduler.MultiStepLR`.

@@ -88,8 +88,8 @@ int64_t stable_steps(const WarmupStableDecayOptions& options, const ScheduleChec
   }
   if (options.total_steps && options.stable_steps && *options.total_steps != around + *options.stable_steps) {
     checks.refuse("The parts do not make up the whole",
-                  ".total_steps = " + std::to_string(*options.total_steps) + " with .warmup_steps = " +
-                      std::to_string(options.warmup_steps) + ", .stable_steps = " +
+                  ".total_steps = " + std::to_string(*options.total_steps) +
+                      " with .warmup_steps = " + std::to_string(options.warmup_steps) + ", .stable_steps = " +
                       std::to_string(*options.stable_steps) + ", .decay_steps = " + std::to_string(options.decay_steps),
                   "the sum of the three", "Leave out .total_steps or .stable_steps");
   }

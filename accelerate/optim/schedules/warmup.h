@@ -7,7 +7,8 @@
 #include "accelerate/optim/schedule.h"
 
 // Schedules of `transformers` that rise linearly from 0 to the base rate; values are equal to the last bit. Each
-// function throws ConfigError for options that cannot be met: negative warm-up, an end before the warm-up's or before 1.
+// function throws ConfigError for options that cannot be met: negative warm-up, an end before the warm-up's or
+// before 1.
 namespace accelerate {
 
 struct ConstantOptions {
