@@ -19,7 +19,6 @@
 #include "accelerate/accelerate.h"
 #include "examples/digits/data.h"
 #include "examples/digits/net.h"
-#include "examples/digits/progress.h"
 
 namespace {
 
@@ -67,13 +66,15 @@ bool equal_on_all_ranks(accelerate::Accelerator& accelerator, auto& model) {
 
 Training train(accelerate::Accelerator& accelerator, const Options& options, auto& model, auto& optimizer,
                auto& scheduler, auto& loader, auto& held_out) {
-  digits::Progress progress(options.epochs, loader.size(), accelerator.is_main_process());
   Training result;
   for (int64_t epoch = 0; epoch < options.epochs; ++epoch) {
     const double start = seconds();
+    char name[64];
+    std::snprintf(name, sizeof name, "epoch %2ld/%ld", static_cast<long>(epoch + 1), static_cast<long>(options.epochs));
+    auto steps = accelerator.tqdm(loader, std::cout, {.desc = name, .unit = "step", .leave = false});
     at::Tensor total = torch::zeros({}, accelerator.device());
     std::vector<at::Tensor> seen;
-    for (auto& [images, labels, ids] : loader) {
+    for (auto& [images, labels, ids] : steps) {
       auto window = accelerator.accumulate(model);
       auto loss = torch::nn::functional::cross_entropy(model(images), labels);
       accelerator.backward(loss);
@@ -87,12 +88,15 @@ Training train(accelerate::Accelerator& accelerator, const Options& options, aut
         result.loss_first = accelerator.reduce(loss.detach(), {.reduction = "mean"}).template item<double>();
       }
       total += loss.detach();
-      if (progress.advance()) progress.draw(loss.template item<double>(), scheduler.get_last_lr()[0]);
+      if (steps.is_due()) steps.set_postfix("loss " + std::to_string(loss.template item<double>()));
     }
     if (epoch == 0) result.samples_disjoint = all_different(torch::cat(seen));
     result.loss = accelerator.reduce(total / loader.size(), {.reduction = "mean"}).template item<double>();
     result.seconds += seconds() - start;
-    progress.finish_epoch(result.loss, scheduler.get_last_lr()[0], accuracy(accelerator, model, held_out));
+    char line[128];
+    std::snprintf(line, sizeof line, "%s  loss %.4f  learning rate %.1e  held-out accuracy %.4f", name, result.loss,
+                  scheduler.get_last_lr()[0], accuracy(accelerator, model, held_out));
+    accelerator.print(line);
   }
   return result;
 }

@@ -261,17 +261,28 @@ TEST(SeedableSampler, WithoutItEachPassDrawsItsOrder) {
   EXPECT_NE(pass(loader), first);
 }
 
+struct MetaNetImpl : torch::nn::Module {
+  MetaNetImpl() : weight(register_parameter("weight", torch::zeros({2, 2}, at::TensorOptions(at::kMeta)))) {}
+  at::Tensor forward(const at::Tensor& x) { return torch::matmul(x, weight); }
+  at::Tensor weight;
+};
+TORCH_MODULE(MetaNet);
+
+struct MetaRows {
+  int64_t size() const { return 4; }
+  at::Tensor get_batch(std::span<const int64_t> indices) const {
+    return torch::zeros({static_cast<int64_t>(indices.size())}, at::TensorOptions(at::kMeta));
+  }
+};
+
 // What lies on no real device cannot be moved to one: it stays, or moving it fails.
 TEST(DevicePlacement, WithoutItNothingMoves) {
-  const auto loader_of = [] {
-    return DataLoader(TensorDataset(torch::zeros({4, 2}, at::TensorOptions(at::kMeta))), {.batch_size = 2});
-  };
+  const auto loader_of = [] { return DataLoader(MetaRows(), {.batch_size = 2}); };
   Accelerator stays({.device_placement = false});
-  torch::nn::Linear net(2, 2);
-  net->to(at::kMeta);
+  MetaNet net;
   auto [model, loader] = stays.prepare(net, loader_of());
   EXPECT_TRUE(model->weight.is_meta());
-  for (auto& [x] : loader) EXPECT_TRUE(x.is_meta());
+  for (at::Tensor& x : loader) EXPECT_TRUE(x.is_meta());
   Accelerator moves;
   const auto moved = moves.prepare(loader_of());
   EXPECT_ANY_THROW(moved.begin());
@@ -322,8 +333,8 @@ TEST(AutocastHandler, DecidesAboutModelCallsAndAutocastWithoutOptions) {
 TEST(LogLevel, DecidesWhatTheSinkGets) {
   const auto lines = [](const char* level) {
     std::vector<std::string> found;
-    Accelerator accelerator({.log_level = level, .log_sink = [&](accelerate::LogLevel, std::string_view line) {
-                               found.emplace_back(line);
+    Accelerator accelerator({.log_level = level, .log_sink = [&](accelerate::LogLevel of, std::string_view line) {
+                               if (of == accelerate::LogLevel::kInfo) found.emplace_back(line);
                              }});
     const auto loader =
         accelerator.prepare(DataLoader(TensorDataset(torch::arange(5)), {.batch_size = 2, .drop_last = true}));

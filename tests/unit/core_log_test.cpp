@@ -22,6 +22,24 @@ TEST(Log, TheSinkReceivesOneFinishedLineWithTheRankInFront) {
   EXPECT_THAT(lines, ElementsAre(Pair(LogLevel::kInfo, "[rank 3] started"), Pair(LogLevel::kWarning, "[rank 3] slow")));
 }
 
+TEST(Log, AThresholdCountsWithASinkAndWithout) {
+  const auto lines = [](LogThreshold threshold) {
+    int64_t count = 0;
+    const Log log([&](LogLevel, std::string_view) { ++count; }, 0, threshold);
+    log.info("started");
+    log.warning("slow");
+    return count;
+  };
+  EXPECT_EQ(lines(LogThreshold::kDefault), 2);
+  EXPECT_EQ(lines(LogThreshold::kInfo), 2);
+  EXPECT_EQ(lines(LogThreshold::kWarning), 1);
+  EXPECT_EQ(lines(LogThreshold::kNothing), 0);
+  ::testing::internal::CaptureStderr();
+  Log({}, 0, LogThreshold::kInfo).info("started");
+  Log({}, 0, LogThreshold::kNothing).warning("slow");
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "accelerate: [rank 0] started\n");
+}
+
 TEST(Log, WithASinkNothingIsPrinted) {
   ::testing::internal::CaptureStderr();
   ::testing::internal::CaptureStdout();
