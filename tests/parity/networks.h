@@ -2,7 +2,9 @@
 
 #include <torch/torch.h>
 
+#include <set>
 #include <string>
+#include <utility>
 
 #include "tests/parity/fixtures.h"
 
@@ -56,13 +58,35 @@ struct DiscriminatorImpl : torch::nn::Module {
 };
 TORCH_MODULE(Discriminator);
 
+struct WeightImpl : torch::nn::Module {
+  explicit WeightImpl(at::Tensor shared) { weight = register_parameter("weight", std::move(shared)); }
+  at::Tensor forward(const at::Tensor& x) { return x.matmul(weight.t()); }
+  at::Tensor weight;
+};
+TORCH_MODULE(Weight);
+
+/// Two layers with one weight, which has both their names.
+struct TiedImpl : torch::nn::Module {
+  TiedImpl() {
+    first = register_module("first", Weight(torch::zeros({6, 6})));
+    second = register_module("second", Weight(first->weight));
+    output = register_module("output", torch::nn::Linear(6, 3));
+  }
+  at::Tensor forward(const at::Tensor& x) { return output(torch::tanh(second(torch::tanh(first(x))))); }
+  Weight first{nullptr}, second{nullptr};
+  torch::nn::Linear output{nullptr};
+};
+TORCH_MODULE(Tied);
+
 /// A fresh network of that type holding the initial parameters that problem.json keeps under `name`.
 template <class Holder>
 Holder build(const Json& problem, const std::string& name, at::ScalarType dtype) {
   Holder network;
   network->to(dtype);
   const torch::NoGradGuard no_grad;
+  std::set<const void*> copied;  // problem.json keeps a tied weight under its first name
   for (auto& entry : network->named_parameters()) {
+    if (!copied.insert(entry.value().unsafeGetTensorImpl()).second) continue;
     entry.value().copy_(array(problem.at("models").at(name).at(entry.key()), dtype));
   }
   return network;

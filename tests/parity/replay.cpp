@@ -9,6 +9,8 @@ std::string replay(const Json& trace, const Json& problem, const accelerate::Acc
   if (loop == "supervised") return replay_supervised(trace, problem, options);
   if (loop == "two_models") return replay_two_models(trace, problem, options);
   if (loop == "adversarial") return replay_adversarial(trace, problem, options);
+  if (loop == "closure") return replay_closure(trace, problem, options);
+  if (loop == "two_optimizers") return replay_two_optimizers(trace, problem, options);
   throw std::runtime_error("a fixture names the loop '" + loop + "', which is not known here");
 }
 

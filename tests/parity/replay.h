@@ -17,6 +17,9 @@ Json trace_of_rank(Json trace, int64_t rank);
 
 std::string replay_supervised(const Json& trace, const Json& problem, const accelerate::AcceleratorOptions& options);
 std::string replay_two_models(const Json& trace, const Json& problem, const accelerate::AcceleratorOptions& options);
+std::string replay_closure(const Json& trace, const Json& problem, const accelerate::AcceleratorOptions& options);
+std::string replay_two_optimizers(const Json& trace, const Json& problem,
+                                  const accelerate::AcceleratorOptions& options);
 std::string replay_adversarial(const Json& trace, const Json& problem, const accelerate::AcceleratorOptions& options);
 
 }  // namespace parity

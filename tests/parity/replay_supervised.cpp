@@ -83,6 +83,7 @@ std::string replay_model(const Json& trace, const Json& problem, const accelerat
 std::string replay_supervised(const Json& trace, const Json& problem, const accelerate::AcceleratorOptions& options) {
   if (trace.at("configuration").at("models").at(0) == "convolution")
     return replay_model<Convolution>(trace, problem, options);
+  if (trace.at("configuration").at("models").at(0) == "tied") return replay_model<Tied>(trace, problem, options);
   return replay_model<Mlp>(trace, problem, options);
 }
 

@@ -27,6 +27,27 @@ torch::optim::SGDOptions sgd_options(const Json& description) {
   return options;
 }
 
+torch::optim::AdagradOptions adagrad_options(const Json& description) {
+  torch::optim::AdagradOptions options(description.at("lr").get<double>());
+  if (description.contains("lr_decay")) options.lr_decay(description["lr_decay"].get<double>());
+  if (description.contains("weight_decay")) options.weight_decay(description["weight_decay"].get<double>());
+  if (description.contains("initial_accumulator_value")) {
+    options.initial_accumulator_value(description["initial_accumulator_value"].get<double>());
+  }
+  if (description.contains("eps")) options.eps(description["eps"].get<double>());
+  return options;
+}
+
+torch::optim::LBFGSOptions lbfgs_options(const Json& description) {
+  torch::optim::LBFGSOptions options(description.at("lr").get<double>());
+  options.max_iter(description.at("max_iter").get<int64_t>());
+  options.history_size(description.at("history_size").get<int64_t>());
+  if (description.contains("tolerance_grad")) options.tolerance_grad(description["tolerance_grad"].get<double>());
+  if (description.contains("tolerance_change")) options.tolerance_change(description["tolerance_change"].get<double>());
+  if (description.contains("line_search_fn")) options.line_search_fn(description["line_search_fn"].get<std::string>());
+  return options;
+}
+
 /// One LibTorch optimizer of that type; every group starts from the description and overrides parts of it.
 template <class Optimizer, class MakeOptions>
 std::unique_ptr<torch::optim::Optimizer> build(const Json& description, const NamedParameters& parameters,
@@ -57,11 +78,13 @@ accelerate::AcceleratorOptions accelerator_options(const Json& configuration, ac
   options.mixed_precision = configuration.at("mixed_precision").get<std::string>();
   options.step_scheduler_with_optimizer = configuration.at("step_scheduler_with_optimizer");
   const int64_t steps = configuration.at("gradient_accumulation_steps");
-  if (configuration.at("sync_with_dataloader").get<bool>()) {
+  const bool with_dataloader = configuration.at("sync_with_dataloader");
+  const bool each_batch = configuration.value("sync_each_batch", false);
+  if (with_dataloader && !each_batch) {
     options.gradient_accumulation_steps = steps;
   } else {
-    options.gradient_accumulation_plugin =
-        accelerate::GradientAccumulationPlugin{.num_steps = steps, .sync_with_dataloader = false};
+    options.gradient_accumulation_plugin = accelerate::GradientAccumulationPlugin{
+        .num_steps = steps, .sync_with_dataloader = with_dataloader, .sync_each_batch = each_batch};
   }
   if (configuration.contains("dataloader_config")) {
     const Json& given = configuration["dataloader_config"];
@@ -86,6 +109,8 @@ std::unique_ptr<torch::optim::Optimizer> make_optimizer(const Json& description,
   if (kind == "AdamW") {
     return build<torch::optim::AdamW>(description, parameters, adaptive_options<torch::optim::AdamWOptions>);
   }
+  if (kind == "Adagrad") return build<torch::optim::Adagrad>(description, parameters, adagrad_options);
+  if (kind == "LBFGS") return build<torch::optim::LBFGS>(description, parameters, lbfgs_options);
   throw std::runtime_error("a fixture names the optimizer '" + kind + "', which is not known here");
 }
 

@@ -20,6 +20,16 @@ OPTIMIZERS = {
     "adamw_amsgrad": {"kind": "AdamW", "lr": 0.02, "betas": [0.8, 0.95], "eps": 1e-6, "amsgrad": True},
 }
 
+# Outside the covering of pairs.
+MORE_OPTIMIZERS = {
+    "adagrad": {"kind": "Adagrad", "lr": 0.05},
+    "adagrad_options": {
+        "kind": "Adagrad", "lr": 0.1, "lr_decay": 0.01, "weight_decay": 0.02, "initial_accumulator_value": 0.1, "eps": 1e-6
+    },
+    "lbfgs": {"kind": "LBFGS", "lr": 0.02, "max_iter": 3, "history_size": 5, "tolerance_grad": 0, "tolerance_change": 0},
+    "lbfgs_wolfe": {"kind": "LBFGS", "lr": 0.5, "max_iter": 4, "history_size": 4, "line_search_fn": "strong_wolfe"},
+}
+
 CLIPS = {
     "noclip": {"kind": "none"},
     "norm": {"kind": "norm", "max_norm": 1.0, "norm_type": 2.0},
@@ -116,7 +126,7 @@ def configuration(
         "epochs": epochs,
         "clip": clip_for(clip, loss),
         "scheduler": schedule,
-        "optimizer": dict(OPTIMIZERS[optimizer]),
+        "optimizer": dict((OPTIMIZERS | MORE_OPTIMIZERS)[optimizer]),
         "evaluate_every": 0,
         "frozen": [],
         "loss_under_autocast": False,
@@ -278,9 +288,31 @@ def special():
         )
 
 
+def preparing():
+    """Other optimizers and closures, tied weights, an optimizer for each of two models."""
+    for accumulation in (1, 2):
+        yield configuration(f"adagrad-every{accumulation}", optimizer="adagrad", accumulation=accumulation, clip="norm",
+                            scheduler="cosine", samples=UNEVEN_SAMPLES)
+        yield configuration(f"closure-adamw-every{accumulation}", loop="closure", accumulation=accumulation,
+                            scheduler="cosine", samples=UNEVEN_SAMPLES)
+        # The same samples at each of its steps: it is no optimizer for changing ones.
+        yield configuration(f"closure-lbfgs-every{accumulation}", loop="closure", optimizer="lbfgs",
+                            accumulation=accumulation, batch_size=EVEN_SAMPLES // accumulation, epochs=OPTIMIZER_STEPS)
+        yield configuration(f"tied-every{accumulation}", models=["tied"], accumulation=accumulation, clip="norm",
+                            scheduler="linear", samples=UNEVEN_SAMPLES)
+        yield configuration(f"two-optimizers-every{accumulation}", loop="two_optimizers", models=["encoder", "head"],
+                            accumulation=accumulation, scheduler="linear", clip="norm", samples=UNEVEN_SAMPLES)
+    yield configuration("adagrad-options-groups", optimizer="adagrad_options", groups="groups", accumulation=3,
+                        scheduler="constant", clip="value")
+    yield configuration("adagrad-float32", optimizer="adagrad", precision="float32", accumulation=2)
+    yield configuration("closure-lbfgs-wolfe", loop="closure", optimizer="lbfgs_wolfe", batch_size=EVEN_SAMPLES,
+                        epochs=OPTIMIZER_STEPS)
+    yield configuration("tied-momentum", models=["tied"], optimizer="momentum", accumulation=2)
+
+
 def configurations():
     """Every traced configuration, under names that are all different."""
-    chosen = [*full_product(), *pairwise(), *special()]
+    chosen = [*full_product(), *pairwise(), *special(), *preparing()]
     names = [configuration["name"] for configuration in chosen]
     if len(set(names)) != len(names):
         raise ValueError("two configurations share one name")

@@ -75,6 +75,21 @@ class Discriminator(nn.Module):
         return self.output(torch.tanh(self.hidden(x)))
 
 
+class Tied(nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(6, 6, bias=False)
+        self.second = nn.Linear(6, 6, bias=False)
+        self.second.weight = self.first.weight
+        self.output = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.output(torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+
+# Numbers are drawn by the place in this list: new models go to its end.
 MODELS = {
     "mlp": Mlp,
     "convolution": Convolution,
@@ -82,6 +97,7 @@ MODELS = {
     "head": Head,
     "generator": Generator,
     "discriminator": Discriminator,
+    "tied": Tied,
 }
 
 

@@ -26,6 +26,7 @@ def several(name, processes, *, samples="uneven", batch_size=None, dataloader_co
     batches = rounds(processes, batch_size, samples, extra.get("drop_last", False), config.get("split_batches", False))
     steps = extra.get("accumulation", 1)
     epochs = epochs_needed(batches, steps, extra.get("sync_with_dataloader", True), processes)
+    each_batch = extra.pop("sync_each_batch", None)
     tied = extra.get("step_scheduler_with_optimizer", True)
     # A tied schedule advances by the number of processes at each update; both kinds end a little before training.
     total = optimizer_steps(processes) * (1 if config.get("split_batches") else processes) if tied else epochs * batches
@@ -36,7 +37,8 @@ def several(name, processes, *, samples="uneven", batch_size=None, dataloader_co
     }[scheduler]
     chosen = configuration(name, samples=samples, scheduler=schedule, **extra)
     chosen |= {"processes": processes, "batch_size": batch_size, "epochs": epochs, "scheduler": schedule}
-    return chosen | {"dataloader_config": config}
+    chosen |= {"dataloader_config": config}
+    return chosen if each_batch is None else chosen | {"sync_each_batch": each_batch}
 
 
 def _product(processes, clips, schedulers, ties, lasts):
@@ -82,6 +84,24 @@ def _special(processes):
                       scheduler="linear", clip="norm", optimizer="adam")
 
 
+def _preparing(processes):
+    yield several("adagrad-float64", processes, optimizer="adagrad", accumulation=2, clip="norm")
+    yield several("tied", processes, models=["tied"], accumulation=2, clip="norm")
+    yield several("two-optimizers", processes, loop="two_optimizers", models=["encoder", "head"], accumulation=2,
+                  scheduler="linear", clip="norm")
+    if processes > 2:
+        return
+    # Without a line search and tolerances the losses, which differ between the processes, decide nothing.
+    yield several("closure-lbfgs", processes, loop="closure", optimizer="lbfgs", samples="even", batch_size=12,
+                  scheduler="fixed")
+    yield several("closure-adamw", processes, loop="closure", accumulation=2)
+    for accumulation in (2, 3):
+        yield several(f"sync-each-batch-every{accumulation}", processes, accumulation=accumulation, clip="norm",
+                      sync_each_batch=True)
+    yield several("sync-each-batch-convolution", processes, models=["convolution"], loss="cross_entropy", accumulation=2,
+                  sync_each_batch=True)
+
+
 def configurations(processes):
     if processes == 2:
         chosen = [*_product(2, ("noclip", "norm", "value"), ("cosine",), (True, False), ("uneven",)),
@@ -89,6 +109,7 @@ def configurations(processes):
                   *_special(2)]
     else:
         chosen = [*_product(processes, ("norm",), ("cosine",), (True, False), ("odd",)), *_special(processes)]
+    chosen += _preparing(processes)
     names = [configuration["name"] for configuration in chosen]
     if len(set(names)) != len(names):
         raise ValueError("two configurations share one name")

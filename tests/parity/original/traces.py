@@ -30,6 +30,7 @@ def fresh_accelerator(configuration):
             num_steps=configuration["gradient_accumulation_steps"],
             sync_with_dataloader=configuration["sync_with_dataloader"],
             adjust_scheduler=False,
+            sync_each_batch=configuration.get("sync_each_batch", False),
         ),
         step_scheduler_with_optimizer=configuration["step_scheduler_with_optimizer"],
         dataloader_config=DataLoaderConfiguration(**configuration.get("dataloader_config", {})),
@@ -290,7 +291,75 @@ def adversarial(configuration, problem):
     return recording.document(configuration, {"generator": generator, "discriminator": discriminator})
 
 
-LOOPS = {"supervised": supervised, "two_models": two_models, "adversarial": adversarial}
+def closure(configuration, problem):
+    """The optimizer computes loss and gradients itself; how often it did is recorded beside the loss it started from."""
+    dtype = DTYPES[configuration["dtype"]]
+    accelerator = fresh_accelerator(configuration)
+    model = problems.build(problem, configuration["models"][0], dtype)
+    optimizer = make_optimizer(configuration["optimizer"], model.named_parameters())
+    scheduler = make_scheduler(configuration["scheduler"], optimizer)
+    loss_fn = make_loss(configuration["loss"])
+    loader = make_loader(configuration, data(configuration, problem, dtype), configuration["samples"])
+    model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
+    recording = Recording(accelerator)
+    recording.start({"optimizer": optimizer})
+    for epoch in range(configuration["epochs"]):
+        for batch, (x, y) in enumerate(loader):
+            losses = []
+
+            def loss_and_gradients(x=x, y=y, losses=losses):
+                optimizer.zero_grad()
+                loss = loss_fn(model(x), y)
+                accelerator.backward(loss)
+                losses.append(loss.item())
+                return loss
+
+            with accelerator.accumulate(model):
+                with torch.no_grad():
+                    recording.loss("loss", loss_fn(model(x), y))
+                optimizer.step(loss_and_gradients)
+                recording.loss("calls", torch.tensor(float(len(losses))))
+                if scheduler is not None:
+                    scheduler.step()
+            recording.end_step(epoch, batch)
+    return recording.document(configuration, {"model": model})
+
+
+def two_optimizers(configuration, problem):
+    """An encoder and a head with an optimizer and a schedule each, and one loss."""
+    dtype = DTYPES[configuration["dtype"]]
+    accelerator = fresh_accelerator(configuration)
+    models = [problems.build(problem, name, dtype) for name in configuration["models"]]
+    optimizers = [make_optimizer(configuration["optimizer"], model.named_parameters()) for model in models]
+    schedulers = [make_scheduler(configuration["scheduler"], optimizer) for optimizer in optimizers]
+    loss_fn = make_loss(configuration["loss"])
+    loader = make_loader(configuration, data(configuration, problem, dtype), configuration["samples"])
+    encoder, head, *optimizers, loader = accelerator.prepare(*models, *optimizers, loader)
+    schedulers = [accelerator.prepare(scheduler) for scheduler in schedulers]
+    recording = Recording(accelerator)
+    recording.start(dict(zip(("encoder", "head"), optimizers, strict=True)))
+    for epoch in range(configuration["epochs"]):
+        for batch, (x, y) in enumerate(loader):
+            with accelerator.accumulate(encoder, head):
+                loss = loss_fn(head(encoder(x)), y)
+                recording.loss("loss", loss)
+                accelerator.backward(loss)
+                recording.clip(configuration, "loss", [*encoder.parameters(), *head.parameters()])
+                for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+                    optimizer.step()
+                    scheduler.step()
+                    optimizer.zero_grad()
+            recording.end_step(epoch, batch)
+    return recording.document(configuration, {"encoder": encoder, "head": head})
+
+
+LOOPS = {
+    "supervised": supervised,
+    "two_models": two_models,
+    "adversarial": adversarial,
+    "closure": closure,
+    "two_optimizers": two_optimizers,
+}
 
 
 def refuse_idle(configuration, document):
