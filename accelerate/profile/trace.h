@@ -32,9 +32,9 @@ struct TraceMemory {
 
 /// One cycle of a profile.
 struct Trace {
-  std::vector<TraceEvent> events;
-  std::vector<TraceMemory> memory;
-  EventList::Recorded recorded;
+  std::vector<TraceEvent> events = {};
+  std::vector<TraceMemory> memory = {};
+  EventList::Recorded recorded = {};
 };
 
 /// Which of a trace's events are put into one line.

@@ -172,11 +172,12 @@ TEST_F(EmaOfMlp, TheWeightsComeBackBitForBit) {
 TEST_F(EmaOfMlp, AnExceptionBringsThemBack) {
   Ema ema(model);
   become(*net, 2);
-  try {
-    const auto weights = ema.apply();
-    throw std::runtime_error("in the evaluation");
-  } catch (const std::runtime_error&) {
-  }
+  EXPECT_THROW(
+      {
+        const auto weights = ema.apply();
+        throw std::runtime_error("in the evaluation");
+      },
+      std::runtime_error);
   EXPECT_FALSE(ema.applied());
   EXPECT_EQ(net->out->bias[0].item<double>(), 2);
 }

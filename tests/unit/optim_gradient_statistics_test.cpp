@@ -157,6 +157,25 @@ TEST(GradientStatisticsOf, TheLoopSaysWhatItSaw) {
   }
 }
 
+TEST(GradientStatisticsOf, TheHostReadsOneTensor) {
+  Accelerator accelerator;
+  Mlp net(1);
+  std::vector<torch::optim::OptimizerParamGroup> groups{{net->hidden->parameters()}, {net->out->parameters()}};
+  auto [model, optimizer] = accelerator.prepare(net, torch::optim::SGD(groups, torch::optim::SGDOptions(0.1)));
+  const auto [x, y] = training::make_batch(5, 1);
+  accelerator.backward(training::mse(model(x), y));
+  auto profiler = accelerator.profile();
+  (void)accelerator.gradient_statistics(optimizer);
+  profiler.finish();
+  int64_t norms = 0;
+  for (const auto& event : profiler.key_averages()) {
+    norms += event.key == "aten::linalg_vector_norm" ? event.count : 0;
+    EXPECT_NE(event.key, "aten::_local_scalar_dense") << "an item() waits for a GPU; the table at the end is all";
+    EXPECT_NE(event.key, "aten::nonzero");
+  }
+  EXPECT_EQ(norms, 4);
+}
+
 TEST(GradientStatisticsOf, AnotherAcceleratorsOptimizerIsRefusedAndSoIsTheEnd) {
   Accelerator accelerator, other;
   Mlp net(1);

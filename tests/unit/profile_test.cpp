@@ -231,11 +231,11 @@ TEST_F(Profile, AProfileInsideAnExceptionsCleanUpExportsAllTheSame) {
       work();
     }
   };
-  try {
+  const auto fail = [&] {
     const CleanUp clean_up{accelerator, out};
     throw std::runtime_error("in the body");
-  } catch (const std::runtime_error&) {
-  }
+  };
+  EXPECT_THROW(fail(), std::runtime_error);
   EXPECT_TRUE(std::filesystem::exists(out + "/profile_0.json"));
 }
 
