@@ -21,7 +21,6 @@ struct Sourced {
 };
 
 constexpr const char* kDebugVariable = "ACCELERATE_DEBUG_MODE";
-constexpr const char* kLogVariable = "ACCELERATE_LOG_LEVEL";
 
 std::string yes_no(bool value) { return value ? "true" : "false"; }
 

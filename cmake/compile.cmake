@@ -94,9 +94,13 @@ if(ACCELERATE_PCH)
   target_precompile_headers(accelerate_pch PRIVATE "${PROJECT_SOURCE_DIR}/cmake/pch.h")
 endif()
 
-# accelerate_compile_like_ours(<target>...): flags, precompiled header, launcher and job pools.
+# accelerate_compile_like_ours(<target>... [PCH <target>]): flags, precompiled header, launcher and job pools.
 function(accelerate_compile_like_ours)
-  foreach(target ${ARGN})
+  cmake_parse_arguments(arg "" "PCH" "" ${ARGN})
+  if(NOT arg_PCH)
+    set(arg_PCH accelerate_pch)
+  endif()
+  foreach(target ${arg_UNPARSED_ARGUMENTS})
     target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:accelerate_compile>)
     set_target_properties(${target} PROPERTIES
       CXX_EXTENSIONS OFF
@@ -107,8 +111,8 @@ function(accelerate_compile_like_ours)
     if(ACCELERATE_LAUNCHER)
       set_target_properties(${target} PROPERTIES CXX_COMPILER_LAUNCHER "${ACCELERATE_LAUNCHER}")
     endif()
-    if(TARGET accelerate_pch AND NOT target STREQUAL "accelerate_pch")
-      target_precompile_headers(${target} REUSE_FROM accelerate_pch)
+    if(TARGET ${arg_PCH} AND NOT target STREQUAL arg_PCH)
+      target_precompile_headers(${target} REUSE_FROM ${arg_PCH})
     endif()
   endforeach()
 endfunction()

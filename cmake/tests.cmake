@@ -17,6 +17,16 @@ if(ACCELERATE_SANITIZE)
     "TSAN_OPTIONS=set:suppressions=${PROJECT_SOURCE_DIR}/tests/support/tsan.supp")
 endif()
 
+# What tests include besides, and as little optimisation as pays: they are compiled more often than they run.
+if(ACCELERATE_PCH)
+  add_library(accelerate_test_pch OBJECT "${PROJECT_BINARY_DIR}/generated/pch.cpp")
+  accelerate_compile_like_ours(accelerate_test_pch PCH accelerate_test_pch)
+  target_compile_options(accelerate_test_pch PRIVATE $<$<CONFIG:Release>:-O1>)
+  target_link_libraries(accelerate_test_pch PRIVATE GTest::gmock GTest::gtest rapidcheck)
+  target_precompile_headers(accelerate_test_pch PRIVATE "${PROJECT_SOURCE_DIR}/cmake/pch.h"
+    <gmock/gmock.h> <gtest/gtest.h> <rapidcheck.h> <rapidcheck/gtest.h>)
+endif()
+
 # accelerate_test_folder(<folder>): its sources and those one folder below make <folder>_tests; every test is a process
 # of its own in CTest, named <folder>/Suite.Test, labelled <folder>.
 function(accelerate_test_folder folder)
@@ -26,7 +36,8 @@ function(accelerate_test_folder folder)
   endif()
   set(target ${folder}_tests)
   add_executable(${target} ${sources})
-  accelerate_compile_like_ours(${target})
+  accelerate_compile_like_ours(${target} PCH accelerate_test_pch)
+  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
   target_link_libraries(${target} PRIVATE
     accelerate GTest::gmock_main GTest::gmock GTest::gtest rapidcheck nlohmann_json::nlohmann_json)
   target_compile_definitions(${target} PRIVATE ACCELERATE_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
