@@ -119,12 +119,13 @@ class Build {
                      .steps_per_update = context_.plan.data.split_batches ? 1 : context_.group.size(),
                      .adjust_scheduler = context_.plan.accumulation.adjust_scheduler};
     if (context_.group.size() == 1) return;
-    item.prepared.sum = [group = context_.group, device = context_.plan.device](int64_t own) {
-      return sum_over_ranks(group, device, own);
-    };
+    // Weak: a handle may outlive the Accelerator, whose group ends with it; then no call comes as far as here.
+    const std::weak_ptr<GroupCore> core = context_.group.core();
+    const c10::Device device = context_.plan.device;
+    item.prepared.sum = [core, device](int64_t own) { return sum_over_ranks(Group(core.lock()), device, own); };
     if (!context_.plan.debug) return;
-    item.prepared.compare = [group = context_.group, device = context_.plan.device](double metric) {
-      require_equal_metrics(group, device, metric);
+    item.prepared.compare = [core, device](double metric) {
+      require_equal_metrics(Group(core.lock()), device, metric);
     };
   }
 

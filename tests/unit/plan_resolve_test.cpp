@@ -52,6 +52,7 @@ TEST(Resolve, EveryFieldSaysWhereItCameFrom) {
             "output_dtype                   as computed  (mixed_precision \"no\")\n"
             "gradient_accumulation_steps    1            (default)\n"
             "sync_with_dataloader           true         (default)\n"
+            "adjust_scheduler               false        (default)\n"
             "even_batches                   true         (default)\n"
             "split_batches                  false        (default)\n"
             "step_scheduler_with_optimizer  true         (default)\n"
@@ -101,9 +102,12 @@ RC_GTEST_PROP(ResolveProperty, AccumulationIsTheArgumentElseTheVariableElseOne, 
                                                 : "default"));
 }
 
-TEST(Resolve, ThePluginCarriesItsSecondFieldToo) {
-  const Plan plan = plan_of({.gradient_accumulation_plugin = GradientAccumulationPlugin{3, false}});
+TEST(Resolve, ThePluginCarriesItsOtherFieldsTooInTheOriginalsOrder) {
+  const Plan plan = plan_of({.gradient_accumulation_plugin = GradientAccumulationPlugin{3, true, false}});
   EXPECT_EQ(plan.accumulation.num_steps, 3);
+  EXPECT_TRUE(plan.accumulation.adjust_scheduler);
+  EXPECT_EQ(plan.fields.at("adjust_scheduler").value, "true");
+  EXPECT_EQ(plan.fields.at("adjust_scheduler").source, "argument");
   EXPECT_FALSE(plan.accumulation.sync_with_dataloader);
   EXPECT_EQ(plan.fields.at("sync_with_dataloader").value, "false");
   EXPECT_EQ(plan.fields.at("sync_with_dataloader").source, "argument");
