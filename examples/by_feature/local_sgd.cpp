@@ -10,7 +10,7 @@
 #include <iostream>
 
 #include "accelerate/accelerate.h"
-#include "accelerate/optim/local_sgd.h"
+#include "accelerate/local_sgd.h"
 #include "examples/by_feature/accuracy.h"
 #include "examples/digits/data.h"
 #include "examples/digits/net.h"
