@@ -6,6 +6,7 @@
 #include "accelerate/data/datasets/tensor_dataset.h"
 #include "accelerate/data/loader.h"
 #include "accelerate/launch.h"
+#include "accelerate/local_sgd.h"
 #include "accelerate/optim/ema.h"
 #include "accelerate/optim/schedules.h"
 #include "accelerate/strategy/ddp.h"

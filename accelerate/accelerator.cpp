@@ -119,6 +119,15 @@ GradientSyncScope Accelerator::override_sync(const std::shared_ptr<internal::Mod
   return GradientSyncScope(model, sync);
 }
 
+UnevenJoin Accelerator::join_uneven_inputs(const std::vector<Joinable>& joinables, JoinOptions options) {
+  std::vector<std::shared_ptr<internal::ModelCore>> models;
+  for (const Joinable& joinable : joinables) {
+    require_own("join_uneven_inputs", *joinable.core(), *runtime().sync());
+    models.push_back(joinable.core());
+  }
+  return runtime().join_uneven_inputs(models, options);
+}
+
 void Accelerator::backward(const at::Tensor& loss, BackwardOptions options) { runtime().backward(loss, options); }
 
 ClipResult Accelerator::clip_grad_norm_(const std::vector<at::Tensor>& parameters, ClipNormOptions options) {

@@ -33,6 +33,7 @@
 #include "accelerate/precision/autocast.h"
 #include "accelerate/prepare.h"
 #include "accelerate/profile/profiler.h"
+#include "accelerate/runtime_join.h"
 #include "accelerate/tensor/seed.h"
 #include "accelerate/tracking/tqdm.h"
 
@@ -42,6 +43,7 @@ struct Generator;
 
 namespace accelerate {
 
+class LocalSGD;
 namespace internal {
 class Runtime;
 }
@@ -146,6 +148,15 @@ class Accelerator {
   GradientSyncScope trigger_sync_in_backward(const Model<M>& model) {
     return override_sync(model.core(), GradientSync::kReduce);
   }
+
+  /// Until the guard ends the processes may get unequal numbers of batches. One that has come to the end of its data
+  /// goes on taking part in the exchanges of `joinables` with nothing to add, until all have: gradients are still
+  /// divided by the number of all processes. In the end the models are those of the process that was last, of several
+  /// the one with the largest rank; optimizers and schedulers stay as they are. Nothing happens in one process, and
+  /// where loaders have even batches. Other collectives inside are not covered; give each pass over a loader a guard of
+  /// its own. Reached by every process. Throws UsageError for no model, one of another Accelerator, and options that
+  /// differ. Source: `Accelerator.join_uneven_inputs`.
+  UnevenJoin join_uneven_inputs(const std::vector<Joinable>& joinables, JoinOptions options = {});
 
   /// Runs autograd from `loss` (one element) divided by the number of accumulation steps, or counted as `num_items` or
   /// `weight` say. Throws UsageError for a loss without a graph, and for losses with and without counts in one window.
@@ -440,6 +451,7 @@ class Accelerator {
   void end_training();
 
  private:
+  friend class LocalSGD;
   template <class... Users, size_t... I>
   static auto handles(const std::array<internal::PrepareItem, sizeof...(Users)>& items, std::index_sequence<I...>) {
     if constexpr (sizeof...(Users) == 1) {

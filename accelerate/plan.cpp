@@ -103,7 +103,10 @@ Sourced<StrategyEntry> resolve_strategy(const AcceleratorOptions& options, const
                          .remedy = "Leave AcceleratorOptions::strategy unset to get the one that applies"});
     }
     const auto refusal = entry->refusal(world);
-    if (!refusal) return {*entry, "argument"};
+    if (!refusal) {
+      entry->make(options.strategy.options());  // before the ranks meet, and not when the first model is prepared
+      return {*entry, "argument"};
+    }
     if (world.size > 1) {
       throw ConfigError({.place = "strategy",
                          .what = "The strategy cannot spread a model over these processes: " + *refusal,

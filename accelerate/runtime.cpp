@@ -123,8 +123,13 @@ void Runtime::close() noexcept {
   group_.core()->leave(std::uncaught_exceptions() > 0 ? "an exception ended its training" : "it ended training");
 }
 
+void Runtime::throw_kept_error() {
+  if (kept_error_) std::rethrow_exception(std::exchange(kept_error_, nullptr));
+}
+
 void Runtime::prepare(std::span<PrepareItem> items) {
   sync_->require_open("prepare");
+  throw_kept_error();
   check_items(items, prepared_, *sync_);
   prepared_ = build_items(items, prepared_,
                           {.plan = plan_,
@@ -168,6 +173,7 @@ bool Runtime::optimizer_step_was_skipped() const {
 
 void Runtime::backward(const at::Tensor& loss, const BackwardOptions& options) {
   sync_->require_open("backward");
+  throw_kept_error();
   sync_->require_window("backward");
   check_loss(loss);
   WeightedPass weights(prepared_.models, group_, loss, options);

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <exception>
 #include <memory>
 #include <span>
+#include <utility>
+#include <vector>
 
 #include "accelerate/comm/group.h"
 #include "accelerate/comm/state.h"
@@ -10,6 +13,7 @@
 #include "accelerate/optim/gradient_state.h"
 #include "accelerate/plan.h"
 #include "accelerate/preparation.h"
+#include "accelerate/runtime_join.h"
 
 namespace accelerate::internal {
 
@@ -39,10 +43,16 @@ class Runtime {
   void empty_cache() const;
   /// Whether some optimizer left its last step out.
   bool optimizer_step_was_skipped() const;
+  /// Source: `Accelerator::join_uneven_inputs`.
+  UnevenJoin join_uneven_inputs(const std::vector<std::shared_ptr<ModelCore>>& models, JoinOptions options);
+  /// An error that nobody could be told at the time: the next training verb throws it.
+  void keep_error(std::exception_ptr error) noexcept { kept_error_ = std::move(error); }
   /// Training verbs of every handle throw from now on, and what only training needs is let go.
   void close() noexcept;
 
  private:
+  void throw_kept_error();
+
   Plan plan_;
   Log log_;
   Group group_;
@@ -51,6 +61,7 @@ class Runtime {
   std::shared_ptr<ActiveLoaders> active_loaders_;
   std::shared_ptr<SyncSchedule> sync_;
   PreparedObjects prepared_;
+  std::exception_ptr kept_error_;
 };
 
 }  // namespace accelerate::internal

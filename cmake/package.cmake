@@ -14,7 +14,8 @@ set(private_headers plan.h plan_agreement.h plan_device.h plan_foreign.h plan_se
   comm/liveness_rules.h comm/meeting.h comm/operations.h comm/random_state.h comm/trigger.h
   optim/fused_update.h optim/momentum.h optim/move_state.h optim/scheduler_ranks.h optim/schedules/checks.h optim/update.h
   profile/kineto.h profile/schedule.h profile/trace.h
-  strategy/replicated.h
+  strategy/replicated.h strategy/uneven.h strategy/uneven_inputs.h
+  strategy/ddp/comm_hook.h strategy/ddp/half_hook.h strategy/ddp/low_rank.h strategy/ddp/low_rank_hook.h
   strategy/ddp/errors.h strategy/ddp/gradient_reducer.h strategy/ddp/reducer_group.h strategy/ddp/same_model.h
   tensor/graph.h tensor/hardware.h
   cli/command.h cli/nearest.h

@@ -67,6 +67,9 @@ class LoaderCore {
   int64_t samples() const { return samples_; }
   const DataLoaderOptions& options() const { return options_; }
   void set_epoch(int64_t epoch) { epoch_ = epoch; }
+  /// Of a prepared loader; passes in progress follow at their next batch.
+  bool even_batches() const { return placement_->shard.even_batches; }
+  void set_even_batches(bool even) noexcept { placement_->shard.even_batches = even; }
   int64_t epoch() const { return epoch_; }
 
  private:

@@ -14,6 +14,10 @@ class Module;
 
 namespace accelerate {
 
+namespace internal {
+class Shadow;
+}
+
 /// What a strategy may know when it takes a model.
 struct AttachContext {
   torch::nn::Module& module;  ///< already on its device; outlives the strategy
@@ -44,6 +48,8 @@ class Strategy {
   /// Before an optimizer updates parameters of this model. Throws UsageError when their gradients are not those that
   /// every rank has.
   virtual void before_update() {}
+  /// Its side of `join_uneven_inputs`; null: models spread like this cannot be joined. Lives as long as the strategy.
+  virtual internal::Shadow* shadow() { return nullptr; }
   /// Training has ended: lets go of the ranks. The model goes on alone.
   virtual void end() noexcept {}
   /// Writes every parameter and buffer under the user's own keys, in the module's order.

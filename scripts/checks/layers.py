@@ -21,6 +21,7 @@ _ORDER = [
     ["preparation"],
     ["runtime"],
     ["accelerator"],
+    ["local"],
     ["accelerate"],
 ]
 

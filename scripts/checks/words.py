@@ -30,7 +30,7 @@ _EVERYDAY = {"no", "single"}
 # Literals that mean something else, and the one place where a user's choices are listed.
 # The name that an options struct stands for is said in the struct.
 _OTHER_MEANING = {("accelerate/core/env.cpp", "no"), ("accelerate/strategy/ddp.h", "ddp"),
-                  ("accelerate/plan_foreign.cpp", "no")}
+                  ("accelerate/plan_foreign.cpp", "no"), ("accelerate/strategy/ddp.h", "no")}
 _MAY_NAME_PLUGINS = {"accelerate/options.h"}
 
 

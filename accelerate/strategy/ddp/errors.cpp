@@ -62,6 +62,22 @@ UsageError frozen_with_gradient(const std::string& model, const std::vector<std:
                      .remedy = "Freeze between two updates"});
 }
 
+UsageError frozen_while_joined(const std::string& model) {
+  return UsageError({.place = "backward",
+                     .what = "Parameters of " + model + " were frozen or unfrozen inside join_uneven_inputs",
+                     .got = "other trainable parameters than before, which ranks without data do not know of",
+                     .expected = "the same ones until the loop has ended on every rank",
+                     .remedy = "Freeze between two loops"});
+}
+
+UsageError static_graph_not_recorded(const std::string& model) {
+  return UsageError({.place = "join_uneven_inputs",
+                     .what = "This rank has no data before the static graph of " + model + " is recorded",
+                     .got = "no backward pass on it yet",
+                     .expected = "at least one on every rank",
+                     .remedy = "Leave out `.static_graph`, or see to it that every rank gets a batch"});
+}
+
 UsageError unfrozen_too_late(const std::string& model, const std::vector<std::string>& parameters) {
   return UsageError({.place = "backward",
                      .what = "The model " + model +

@@ -20,6 +20,8 @@ UsageError incomplete_backward(const std::string& model, const std::vector<std::
 
 UsageError gradients_not_averaged(const std::string& model, const std::vector<std::string>& parameters);
 UsageError frozen_with_gradient(const std::string& model, const std::vector<std::string>& parameters);
+UsageError frozen_while_joined(const std::string& model);
+UsageError static_graph_not_recorded(const std::string& model);
 UsageError unfrozen_too_late(const std::string& model, const std::vector<std::string>& parameters);
 
 }  // namespace accelerate::internal

@@ -65,6 +65,7 @@ class GradientReducer::Engine final : public c10d::Reducer {
   void arm(const std::vector<at::Tensor>& roots, bool static_graph) {
     // Counts armed backwards: a static graph records its first one.
     if (static_graph) prepare_for_forward();
+    was_armed_ = true;
     prepare_for_backward(roots);
     first_autograd_hook_called_ = false;
     std::fill(backward_stats_.begin(), backward_stats_.end(), kNoGradientYet);
@@ -83,7 +84,9 @@ class GradientReducer::Engine final : public c10d::Reducer {
   /// The recorded first backward of a static graph exchanges everything at its end.
   bool records() { return static_graph_ && num_iterations_ == 1; }
   void finish_record() {
+    recording_ = true;
     delay_all_reduce();
+    recording_ = false;
     // Past the first iteration at once: a local backward must not be counted as part of it.
     prepare_for_forward();
   }
@@ -111,13 +114,41 @@ class GradientReducer::Engine final : public c10d::Reducer {
 
   /// The bucket that is reduced last, so that it is among those that a rank spoils.
   const at::Tensor& last_bucket() const { return buckets_.back().gradients; }
+
+  size_t buckets() const { return buckets_.size(); }
+  bool is_recording() const { return recording_; }
+  bool was_armed() const { return was_armed_; }
+  bool buckets_are_due() const { return should_rebuild_buckets() && !rebuilt_params_.empty(); }
+  c10d::GradBucket empty_bucket(size_t index) const {
+    const Bucket& bucket = buckets_[index];
+    return c10d::GradBucket(index, buckets_.size(), at::zeros_like(bucket.gradients), bucket.offsets, bucket.lengths,
+                            bucket.sizes_vec, bucket.variables, std::nullopt);
+  }
+
+ private:
+  bool recording_ = false;
+  bool was_armed_ = false;
+};
+
+/// The Reducer's way to the hook.
+class GradientReducer::Registered final : public c10d::CommHookInterface {
+ public:
+  explicit Registered(GradientReducer& owner) : owner_(owner) {}
+  HookFuture runHook(c10d::GradBucket& bucket) override { return owner_.run_hook(bucket); }
+  at::Tensor parseHookResult(const c10::IValue& result) override {
+    return c10d::detail::parseCppCommHookResult(result);
+  }
+
+ private:
+  GradientReducer& owner_;
 };
 
 GradientReducer::GradientReducer(std::vector<ReducedParameter> parameters, const Ddp& options,
-                                 c10::intrusive_ptr<ReducerGroup> group)
+                                 c10::intrusive_ptr<ReducerGroup> group, Travel travel)
     : parameters_(std::move(parameters)),
       options_(options),
       group_(std::move(group)),
+      travel_(std::move(travel)),
       engine_(std::make_shared<Engine>(tensors_of(parameters_), first_buckets(parameters_, options_), group_,
                                        sparse_of(parameters_), bucket_cap(options_), options_.find_unused_parameters,
                                        options_.gradient_as_bucket_view, names_of(parameters_),
@@ -127,6 +158,9 @@ GradientReducer::GradientReducer(std::vector<ReducedParameter> parameters, const
       logger_(std::make_shared<c10d::Logger>(engine_)) {
   engine_->set_logger(logger_);
   if (options_.static_graph) engine_->set_static_graph();
+  if (travel_.hook == nullptr) return;
+  travel_.hook->forget();
+  engine_->register_comm_hook(std::make_unique<Registered>(*this));
 }
 
 GradientReducer::~GradientReducer() {
@@ -182,7 +216,45 @@ bool GradientReducer::looks_spoiled() const {
   }
 }
 
-void GradientReducer::cut_buckets() { engine_->rebuild_buckets(); }
+void GradientReducer::cut_buckets() {
+  if (engine_->rebuild_buckets() && travel_.hook != nullptr) travel_.hook->forget();
+}
+
+bool GradientReducer::buckets_are_due() const { return engine_->buckets_are_due(); }
+
+bool GradientReducer::was_armed() const { return engine_->was_armed(); }
+
+HookFuture GradientReducer::run_hook(c10d::GradBucket& bucket) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor& buffer = bucket.getBuffer();
+  // The Reducer gives every bucket of a recorded pass the same number.
+  const size_t index = engine_->is_recording() ? recorded_++ : bucket.getIndex();
+  const bool last = index + 1 == engine_->buckets();
+  if (last) recorded_ = 0;
+  // Sparse and complex gradients are averaged as they are.
+  const bool takes = buffer.layout() == at::kStrided && buffer.dim() == 1 && at::isFloatingType(buffer.scalar_type());
+  if (!takes) return average(buffer, *group_);
+  if (listener_) listener_(index);
+  const ReducerGroup::InHook in_hook(*group_);
+  return travel_.hook->run({.bucket = bucket, .index = index, .last = last, .ranks = *group_, .log = travel_.log});
+}
+
+void GradientReducer::shadow_hook(size_t index) {
+  if (index == 0) shadowed_.clear();
+  c10d::GradBucket bucket = engine_->empty_bucket(index);
+  const ReducerGroup::InHook in_hook(*group_);
+  const bool last = index + 1 == engine_->buckets();
+  const at::NoGradGuard no_grad;
+  shadowed_.push_back(
+      travel_.hook->run({.bucket = bucket, .index = index, .last = last, .ranks = *group_, .log = travel_.log}));
+  if (!last) return;  // a hook may complete a bucket only when it is called for a later one
+  for (const HookFuture& future : std::exchange(shadowed_, {})) future->waitAndThrow();
+}
+
+void GradientReducer::shadow_cut() {
+  engine_->push_rebuilt_params_for_all_indices();
+  cut_buckets();
+}
 
 bool GradientReducer::touched() const { return engine_->touched(); }
 

@@ -2,12 +2,15 @@
 
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <unordered_set>
 #include <vector>
 
+#include "accelerate/core/log.h"
 #include "accelerate/strategy/ddp.h"
+#include "accelerate/strategy/ddp/comm_hook.h"
 #include "accelerate/strategy/ddp/reducer_group.h"
 
 namespace c10d {
@@ -31,7 +34,13 @@ struct ReducedParameter {
 /// element's place in its tensor, the first update may differ from the uninterrupted run's in the last bits.
 class GradientReducer {
  public:
-  GradientReducer(std::vector<ReducedParameter> parameters, const Ddp& options, c10::intrusive_ptr<ReducerGroup> group);
+  /// How gradients travel: a hook of the strategy's, which outlives the reducer, or null.
+  struct Travel {
+    CommHook* hook = nullptr;
+    Log log;
+  };
+  GradientReducer(std::vector<ReducedParameter> parameters, const Ddp& options, c10::intrusive_ptr<ReducerGroup> group,
+                  Travel travel);
   ~GradientReducer();
   GradientReducer(const GradientReducer&) = delete;
   GradientReducer& operator=(const GradientReducer&) = delete;
@@ -53,8 +62,20 @@ class GradientReducer {
   /// Whether the reduced gradients are NaN where a rank that gives up makes them so. False for gradients on a device
   /// whose memory the host cannot read.
   bool looks_spoiled() const;
-  /// Lets the buckets follow the order in which gradients came. Reached by every rank after the same backward.
+  /// Lets the buckets follow the order in which gradients came, once. Reached by every rank after the same backward.
   void cut_buckets();
+  /// Whether `cut_buckets` has something to do.
+  bool buckets_are_due() const;
+
+  /// For a rank that has no data while the others run a backward pass: the hook is called for bucket `index` with
+  /// gradients of zero, as it is on the others.
+  void shadow_hook(size_t index);
+  /// For such a rank that may have had no backward pass at all: what `cut_buckets` does on the others.
+  void shadow_cut();
+  /// Whether some backward pass was armed.
+  bool was_armed() const;
+  /// Who is told before the hook takes a bucket; empty: nobody.
+  void on_hook(std::function<void(size_t index)> listener) { listener_ = std::move(listener); }
 
   /// Whether a backward has come by since the last armed one.
   bool touched() const;
@@ -68,11 +89,18 @@ class GradientReducer {
 
  private:
   class Engine;
+  class Registered;
+  HookFuture run_hook(c10d::GradBucket& bucket);
+
   std::vector<ReducedParameter> parameters_;
   Ddp options_;
   c10::intrusive_ptr<ReducerGroup> group_;
+  Travel travel_;
+  std::function<void(size_t)> listener_;
   std::shared_ptr<Engine> engine_;
   std::shared_ptr<c10d::Logger> logger_;
+  std::vector<HookFuture> shadowed_;  ///< of the buckets so far
+  size_t recorded_ = 0;               ///< buckets so far while a static graph's first pass ends
 };
 
 }  // namespace accelerate::internal

@@ -12,6 +12,7 @@ ReducerGroup::ReducerGroup(std::shared_ptr<GroupCore> core)
 
 c10::intrusive_ptr<c10d::Work> ReducerGroup::allreduce(std::vector<at::Tensor>& tensors,
                                                        const c10d::AllreduceOptions& options) {
+  if (listener_ && hooks_ == 0) listener_(tensors.front());
   if (spoil_) {
     const at::NoGradGuard no_grad;
     for (at::Tensor& tensor : tensors) {
@@ -24,6 +25,12 @@ c10::intrusive_ptr<c10d::Work> ReducerGroup::allreduce(std::vector<at::Tensor>& 
       core_->start("gradient all-reduce", [&] { return core_->process_group()->allreduce(tensors, options); });
   under_way_.push_back(started.any_future());
   return c10d::Work::create_from_future(under_way_.back());
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> ReducerGroup::sum(at::Tensor tensor) {
+  std::vector<at::Tensor> tensors{std::move(tensor)};
+  allreduce(tensors, c10d::AllreduceOptions());
+  return under_way_.back();
 }
 
 c10::intrusive_ptr<c10d::Work> ReducerGroup::broadcast(std::vector<at::Tensor>& tensors,

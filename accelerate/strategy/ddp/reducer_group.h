@@ -3,8 +3,10 @@
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "accelerate/comm/group_core.h"
@@ -13,7 +15,8 @@ namespace accelerate::internal {
 
 /// The ranks as the Reducer of one model sees them: what it exchanges fails when a rank is lost, is counted, and is
 /// spoiled where a rank has nothing right to give. A process group and not a communication hook of the Reducer: with
-/// one, the division by the number of ranks is no longer part of the copy that fills a bucket.
+/// one, the division by the number of ranks is no longer part of the copy that fills a bucket. Hooks that a user
+/// chooses exchange through it, too.
 class ReducerGroup final : public c10d::ProcessGroup {
  public:
   explicit ReducerGroup(std::shared_ptr<GroupCore> core);
@@ -23,6 +26,23 @@ class ReducerGroup final : public c10d::ProcessGroup {
                                            const c10d::AllreduceOptions& options) override;
   c10::intrusive_ptr<c10d::Work> broadcast(std::vector<at::Tensor>& tensors,
                                            const c10d::BroadcastOptions& options) override;
+
+  /// An all-reduce of one tensor, in place; throws CommError if it cannot start.
+  c10::intrusive_ptr<c10::ivalue::Future> sum(at::Tensor tensor);
+
+  /// Who is told before each all-reduce that is not part of a communication hook; empty: nobody.
+  void on_reduction(std::function<void(const at::Tensor&)> listener) { listener_ = std::move(listener); }
+  /// While it lives, all-reduces are part of a communication hook.
+  class InHook {
+   public:
+    explicit InHook(ReducerGroup& group) : group_(group) { ++group_.hooks_; }
+    ~InHook() { --group_.hooks_; }
+    InHook(const InHook&) = delete;
+    InHook& operator=(const InHook&) = delete;
+
+   private:
+    ReducerGroup& group_;
+  };
 
   /// While it lives, what this rank adds to floating-point sums is NaN: every rank sees that one of them has no
   /// gradient.
@@ -46,7 +66,9 @@ class ReducerGroup final : public c10d::ProcessGroup {
  private:
   std::shared_ptr<GroupCore> core_;
   std::vector<c10::intrusive_ptr<c10::ivalue::Future>> under_way_;
+  std::function<void(const at::Tensor&)> listener_;
   int64_t reductions_ = 0;
+  int hooks_ = 0;
   bool spoil_ = false;
 };
 

@@ -14,11 +14,13 @@
 
 #include "accelerate/core/error.h"
 #include "accelerate/strategy/choice.h"
+#include "accelerate/strategy/ddp/comm_hook.h"
 #include "accelerate/strategy/ddp/errors.h"
 #include "accelerate/strategy/ddp/gradient_reducer.h"
 #include "accelerate/strategy/ddp/same_model.h"
 #include "accelerate/strategy/replicated.h"
 #include "accelerate/strategy/strategy.h"
+#include "accelerate/strategy/uneven.h"
 #include "accelerate/tensor/graph.h"
 
 namespace accelerate::internal {
@@ -31,7 +33,18 @@ std::string words(const Ddp& options) {
   out << std::boolalpha << "Ddp{.bucket_cap_mb = " << options.bucket_cap_mb
       << ", .find_unused_parameters = " << options.find_unused_parameters
       << ", .static_graph = " << options.static_graph << ", .broadcast_buffers = " << options.broadcast_buffers
-      << ", .gradient_as_bucket_view = " << options.gradient_as_bucket_view << "}";
+      << ", .gradient_as_bucket_view = " << options.gradient_as_bucket_view << ", .comm_hook = \"" << options.comm_hook
+      << "\", .comm_wrapper = \"" << options.comm_wrapper << "\"";
+  if (const auto* state = std::get_if<PowerSgd>(&options.comm_state_option)) {
+    out << ", .comm_state_option = PowerSgd{.matrix_approximation_rank = " << state->matrix_approximation_rank
+        << ", .start_powerSGD_iter = " << state->start_powerSGD_iter
+        << ", .min_compression_rate = " << state->min_compression_rate
+        << ", .use_error_feedback = " << state->use_error_feedback << ", .warm_start = " << state->warm_start
+        << ", .orthogonalization_epsilon = " << state->orthogonalization_epsilon
+        << ", .random_seed = " << state->random_seed
+        << ", .batch_tensors_with_same_shape = " << state->batch_tensors_with_same_shape << "}";
+  }
+  out << "}";
   return out.str();
 }
 
@@ -52,33 +65,33 @@ std::set<const void*> sparse_parameters(const torch::nn::Module& module) {
 
 using Ends = std::vector<uint8_t>;  ///< a ParameterEnd for each parameter
 
-class DdpStrategy final : public Strategy {
+class DdpStrategy final : public Strategy, private Shadow {
  public:
-  explicit DdpStrategy(Ddp options) : options_(options) {}
+  /// Throws ConfigError for a communication hook that cannot be.
+  explicit DdpStrategy(Ddp options) : options_(std::move(options)), hook_(make_hook(options_)) {}
 
   ParameterTable attach(const AttachContext& context) override {
     module_ = &context.module;
     has_buffers_ = !module_->buffers().empty();
     group_ = context.group;
+    log_ = context.log;
     const ParameterTable table = whole_table(*module_);
     learn_parameters(table);
     // As in the original: nothing to average, nothing to share.
     if (group_.core() == nullptr || !anything_trains()) return table;
     ranks_ = c10::make_intrusive<ReducerGroup>(group_.core());
     require_same_model(group_, describe(table));
-    std::vector<at::Tensor> tensors;
-    for (const Candidate& candidate : candidates_) tensors.push_back(candidate.parameter.tensor);
-    if (options_.broadcast_buffers) {
-      for (const at::Tensor& buffer : module_->buffers()) tensors.push_back(buffer);
-    }
-    broadcast_from_main(std::move(tensors));
+    broadcast_from(kMain, state());
     build_reducer();
     return table;
   }
 
   void before_forward(GradientSync sync) override {
     if (!ranks_) return;
-    if (has_buffers_ && options_.broadcast_buffers && buffers_are_due_) broadcast_from_main(module_->buffers());
+    if (has_buffers_ && options_.broadcast_buffers && buffers_are_due_) {
+      take({.kind = Turn::Kind::kBuffers});
+      broadcast_from(turns_ == nullptr ? kMain : turns_->source(), module_->buffers());
+    }
     // Source: `require_forward_param_sync`; the same on every rank, whatever its forward does.
     buffers_are_due_ = at::GradMode::is_enabled() && sync == GradientSync::kReduce;
   }
@@ -95,6 +108,7 @@ class DdpStrategy final : public Strategy {
     }
     if (freezing_changed()) {
       if (!anything_trains()) return;
+      if (turns_ != nullptr) throw frozen_while_joined(module_->name());
       follow_freezing();
     }
     reducer_->arm(loss);
@@ -145,6 +159,8 @@ class DdpStrategy final : public Strategy {
     }
     if (!names.empty()) throw gradients_not_averaged(module_->name(), names);
   }
+
+  Shadow* shadow() override { return this; }
 
   void end() noexcept override {
     reducer_.reset();
@@ -216,13 +232,31 @@ class DdpStrategy final : public Strategy {
       if (candidate.reduced) parameters.push_back(candidate.parameter);
     }
     reducer_.reset();
-    if (!parameters.empty()) reducer_ = std::make_unique<GradientReducer>(std::move(parameters), options_, ranks_);
+    if (parameters.empty()) return;
+    reducer_ = std::make_unique<GradientReducer>(std::move(parameters), options_, ranks_,
+                                                 GradientReducer::Travel{hook_.get(), log_});
+    tell_reducer();
   }
 
-  void broadcast_from_main(std::vector<at::Tensor> tensors) {
+  /// Every parameter, and the buffers if the ranks share those.
+  std::vector<at::Tensor> state() const {
+    std::vector<at::Tensor> tensors;
+    for (const Candidate& candidate : candidates_) tensors.push_back(candidate.parameter.tensor);
+    if (options_.broadcast_buffers) {
+      for (const at::Tensor& buffer : module_->buffers()) tensors.push_back(buffer);
+    }
+    return tensors;
+  }
+
+  void broadcast_from(int64_t source, std::vector<at::Tensor> tensors) {
     const at::NoGradGuard no_grad;
     for (at::Tensor& tensor : tensors) tensor = tensor.detach();
-    if (!tensors.empty()) c10d::broadcast_coalesced(ranks_, tensors, kBroadcastBytes, /*rank=*/0);
+    if (!tensors.empty()) c10d::broadcast_coalesced(ranks_, tensors, kBroadcastBytes, static_cast<int>(source));
+  }
+
+  void cut_buckets() {
+    if (reducer_->buckets_are_due()) take({.kind = Turn::Kind::kCut});
+    reducer_->cut_buckets();
   }
 
   void finish() {
@@ -230,7 +264,7 @@ class DdpStrategy final : public Strategy {
     if (outcome == GradientReducer::Outcome::kUntouched) return;
     const bool incomplete = outcome == GradientReducer::Outcome::kIncomplete;
     if (incomplete || reducer_->looks_spoiled()) require_complete(incomplete);
-    reducer_->cut_buckets();
+    cut_buckets();
     accumulated_ = false;
   }
 
@@ -264,11 +298,16 @@ class DdpStrategy final : public Strategy {
       exchange(Ends(reducer_->parameters().size(), kThrew));
       return false;
     }
-    reducer_->cut_buckets();
+    cut_buckets();
     return true;
   }
 
-  std::vector<Ends> exchange(const Ends& ends) const {
+  std::vector<Ends> exchange(const Ends& ends) {
+    take({.kind = Turn::Kind::kEnds, .count = static_cast<int64_t>(ends.size())});
+    return exchange_quietly(ends);
+  }
+
+  std::vector<Ends> exchange_quietly(const Ends& ends) const {
     const int64_t count = static_cast<int64_t>(ends.size());
     at::Tensor own = at::empty({1, count}, at::kByte);
     std::copy(ends.begin(), ends.end(), own.data_ptr<uint8_t>());
@@ -293,9 +332,99 @@ class DdpStrategy final : public Strategy {
     return names;
   }
 
+  // Ranks whose data has come to its end: strategy/uneven.h.
+
+  void take(const Turn& turn) {
+    if (turns_ != nullptr) turns_->take(turn);
+  }
+
+  void tell(Turns* turns) noexcept override {
+    turns_ = ranks_ ? turns : nullptr;
+    if (ranks_) tell_reducer();
+  }
+
+  void tell_reducer() noexcept {
+    if (turns_ == nullptr) {
+      ranks_->on_reduction({});
+      if (reducer_) reducer_->on_hook({});
+      return;
+    }
+    ranks_->on_reduction([this](const at::Tensor& tensor) { take(turn_for(tensor)); });
+    if (reducer_) {
+      reducer_->on_hook(
+          [this](size_t bucket) { take({.kind = Turn::Kind::kHook, .count = static_cast<int64_t>(bucket)}); });
+    }
+  }
+
+  Turn turn_for(const at::Tensor& tensor) const {
+    if (!tensor.is_sparse()) {
+      return {.kind = Turn::Kind::kReduction, .dtype = tensor.scalar_type(), .count = tensor.numel()};
+    }
+    const auto& parameters = reducer_->parameters();
+    const auto found = std::find_if(parameters.begin(), parameters.end(), [&](const ReducedParameter& parameter) {
+      return parameter.sparse_gradient && parameter.tensor.sizes() == tensor.sizes();
+    });
+    return {.kind = Turn::Kind::kSparse, .count = found - parameters.begin()};
+  }
+
+  void shadow(const Turn& turn) override {
+    if (!reducer_) build_reducer();
+    if (options_.static_graph && turn.kind != Turn::Kind::kBuffers && !reducer_->was_armed()) {
+      throw static_graph_not_recorded(module_->name());
+    }
+    const at::NoGradGuard no_grad;
+    switch (turn.kind) {
+      case Turn::Kind::kBuffers:
+        return broadcast_from(turns_->source(), module_->buffers());
+      case Turn::Kind::kReduction: {
+        const auto options = candidates_.front().parameter.tensor.options().dtype(turn.dtype);
+        return reduce_quietly(at::zeros({turn.count}, options));
+      }
+      case Turn::Kind::kSparse: {
+        const at::Tensor& parameter = reducer_->parameters()[static_cast<size_t>(turn.count)].tensor;
+        return reduce_quietly(at::_sparse_coo_tensor_with_dims(1, parameter.dim() - 1, parameter.sizes(),
+                                                               parameter.options().layout(at::kSparse)));
+      }
+      case Turn::Kind::kHook:
+        return reducer_->shadow_hook(static_cast<size_t>(turn.count));
+      case Turn::Kind::kEnds: {
+        const auto all = exchange_quietly(Ends(static_cast<size_t>(turn.count), kGotGradient));
+        if (!all_good(all)) throw incomplete_backward(module_->name(), names(), all);
+        return;
+      }
+      case Turn::Kind::kCut:
+        return reducer_->shadow_cut();
+      default:
+        return;
+    }
+  }
+
+  void reduce_quietly(const at::Tensor& nothing) {
+    const ReducerGroup::InHook quiet(*ranks_);
+    ranks_->sum(nothing)->waitAndThrow();
+  }
+
+  void adopt(int64_t source) override {
+    if (!ranks_) return;
+    broadcast_from(source, state());
+    buffers_are_due_ = true;
+  }
+
+  void start_over() override {
+    if (!ranks_) return;
+    reducer_.reset();
+    hook_ = make_hook(options_);
+    buffers_are_due_ = true;
+    armed_ = false;
+    loss_.reset();
+  }
+
+  static constexpr int64_t kMain = 0;
   Ddp options_;
+  std::unique_ptr<CommHook> hook_;  ///< null: the Reducer's own all-reduce
   torch::nn::Module* module_ = nullptr;
   Group group_;
+  Log log_{{}, 0};
   std::vector<Candidate> candidates_;         ///< every parameter once
   c10::intrusive_ptr<ReducerGroup> ranks_;    ///< null: nothing is exchanged
   std::unique_ptr<GradientReducer> reducer_;  ///< null after a failure, until the next backward
@@ -306,6 +435,7 @@ class DdpStrategy final : public Strategy {
   bool stray_ = false;        ///< gradients from outside the Accelerator were there before the pass in progress
   bool has_buffers_ = false;
   bool buffers_are_due_ = true;
+  Turns* turns_ = nullptr;  ///< in join_uneven_inputs
 };
 
 std::unique_ptr<Strategy> make_ddp(const std::any& options) {

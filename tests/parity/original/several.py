@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from . import collectives, gather, learning_rates, several_configurations, traces
+from . import collectives, gather, hooks, learning_rates, several_configurations, traces
 
 
 def _of_rank(rank, size, problem):
@@ -21,6 +21,9 @@ def _of_rank(rank, size, problem):
     documents[f"collectives-{size}.json"] = collectives.document(rank, size)
     if size == 2:
         documents["learning_rates-2.json"] = learning_rates.document(size)
+    documents[f"local_sgd-{size}.json"] = hooks.local_sgd_document(rank)
+    if size == 2:  # sums of more halves depend on the order of addition
+        documents[f"comm_hooks-{size}.json"] = hooks.hooks_document(rank)
     return documents
 
 

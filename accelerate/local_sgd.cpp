@@ -1,0 +1,103 @@
+#include "accelerate/local_sgd.h"
+
+#include <ATen/ATen.h>
+#include <torch/nn/module.h>
+
+#include <exception>
+#include <string>
+#include <unordered_set>
+#include <utility>
+
+#include "accelerate/core/error.h"
+#include "accelerate/runtime.h"
+
+namespace accelerate {
+namespace {
+
+/// Every parameter once, whether it is trained or not.
+std::vector<at::Tensor> parameters_of(const internal::ModelCore& model) {
+  std::vector<at::Tensor> parameters;
+  std::unordered_set<const void*> seen;
+  for (const at::Tensor& parameter : model.module()->parameters()) {
+    if (seen.insert(parameter.unsafeGetTensorImpl()).second) parameters.push_back(parameter);
+  }
+  return parameters;
+}
+
+void require_whole(const internal::ModelCore& model) {
+  for (const ParameterRow& row : model.table()) {
+    if (row.held == Range{0, row.tensor.numel()} && row.tensor.sizes() == at::IntArrayRef(row.global_shape)) continue;
+    throw UsageError({.place = "LocalSGD",
+                      .what = "The model is not held whole by every process",
+                      .got = "a part of \"" + row.name + "\"",
+                      .expected = "a model that is replicated",
+                      .remedy = "Choose `.strategy = accelerate::Ddp{}`"});
+  }
+}
+
+}  // namespace
+
+LocalSGD::LocalSGD(Accelerator& accelerator, const std::shared_ptr<internal::ModelCore>& model, LocalSGDOptions options,
+                   GradientSyncScope local)
+    : accelerator_(&accelerator), options_(options), exceptions_(std::uncaught_exceptions()) {
+  if (options_.local_sgd_steps < 1) {
+    throw UsageError({.place = "LocalSGD",
+                      .what = "The number of steps between two averages is not positive",
+                      .got = ".local_sgd_steps = " + std::to_string(options_.local_sgd_steps),
+                      .expected = "1 or more",
+                      .remedy = "Set LocalSGDOptions::local_sgd_steps"});
+  }
+  if (!options_.enabled || accelerator.num_processes() == 1) return;
+  require_whole(*model);
+  parameters_ = parameters_of(*model);
+  local_.emplace(std::move(local));
+}
+
+LocalSGD::LocalSGD(LocalSGD&& other) noexcept
+    : accelerator_(std::exchange(other.accelerator_, nullptr)),
+      options_(other.options_),
+      local_(std::exchange(other.local_, std::nullopt)),
+      parameters_(std::move(other.parameters_)),
+      num_steps_(other.num_steps_),
+      exceptions_(other.exceptions_),
+      finished_(other.finished_) {}
+
+LocalSGD::~LocalSGD() {
+  // An exception ends the loop of this process: the others hear of it when its Accelerator goes.
+  if (!local_ || std::uncaught_exceptions() > exceptions_) return;
+  try {
+    finish();
+  } catch (const std::exception& error) {
+    accelerator_->runtime().log().warning(std::string("LocalSGD: its parameters were not averaged at the end: ") +
+                                          error.what());
+  }
+}
+
+void LocalSGD::step() {
+  if (finished_) {
+    throw UsageError({.place = "LocalSGD",
+                      .what = "It has finished",
+                      .got = "step() after finish()",
+                      .expected = "it before",
+                      .remedy = "Make a new LocalSGD"});
+  }
+  ++num_steps_;
+  if (local_ && num_steps_ % options_.local_sgd_steps == 0) average();
+}
+
+void LocalSGD::finish() {
+  finished_ = true;
+  if (!local_) return;
+  const auto local = std::exchange(local_, std::nullopt);  // ends also when averaging fails
+  average();
+}
+
+void LocalSGD::average() {
+  const at::NoGradGuard no_grad;
+  std::vector<at::Tensor> values;
+  for (const at::Tensor& parameter : parameters_) values.push_back(parameter.detach());
+  const std::vector<at::Tensor> means = accelerator_->reduce(std::move(values), {.reduction = "mean"});
+  for (size_t i = 0; i < means.size(); ++i) parameters_[i].detach().copy_(means[i]);
+}
+
+}  // namespace accelerate

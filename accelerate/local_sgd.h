@@ -1,0 +1,56 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "accelerate/accelerator.h"
+
+namespace accelerate {
+
+struct LocalSGDOptions {
+  int64_t local_sgd_steps = 1;  ///< steps of each process on its own between two averages
+  bool enabled = true;          ///< false: nothing changes
+};
+
+/// While it lives each process trains on its own, without averaging gradients; `step()`, after each update, averages
+/// the parameters every `local_sgd_steps` steps, all in one exchange. Buffers and optimizer state stay each process's
+/// own. Nothing but a counter in one process. `finish()` averages once more and ends it; a destructor does the same
+/// where nothing was thrown, but can only log what fails. Reached by every process. Refers to the Accelerator, which
+/// must outlive it and not move. Source: `accelerate.LocalSGD`; Stich, Local SGD Converges Fast and Communicates
+/// Little, 2019.
+class [[nodiscard(
+    "keep the guard: `accelerate::LocalSGD local(accelerator, model, {.local_sgd_steps = 8});`")]] LocalSGD {
+ public:
+  /// Throws UsageError for `local_sgd_steps` below 1, a model of another Accelerator and one that is not held whole.
+  template <class M>
+  LocalSGD(Accelerator & accelerator, const Model<M>& model, LocalSGDOptions options)
+      : LocalSGD(accelerator, model.core(), options, accelerator.no_sync(model)) {}
+  ~LocalSGD();
+  LocalSGD(LocalSGD &&) noexcept;
+  LocalSGD& operator=(LocalSGD&&) = delete;
+
+  /// After each update of the model. Throws CommError when a rank is lost, UsageError after `finish()`.
+  void step();
+  /// Averages a last time; gradients are averaged again from now on. Once.
+  void finish();
+  int64_t num_steps() const { return num_steps_; }
+
+ private:
+  LocalSGD(Accelerator & accelerator, const std::shared_ptr<internal::ModelCore>& model, LocalSGDOptions options,
+           GradientSyncScope local);
+  void average();
+
+  Accelerator* accelerator_;  ///< null: moved from
+  LocalSGDOptions options_;
+  std::optional<GradientSyncScope> local_;  ///< empty: not enabled, or finished
+  std::vector<at::Tensor> parameters_;
+  int64_t num_steps_ = 0;
+  int exceptions_;  ///< that were on their way when it was made
+  bool finished_ = false;
+};
+
+}  // namespace accelerate

@@ -1,0 +1,209 @@
+// Communication hooks as a user chooses them; the parts of PowerSGD.
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+#include "accelerate/strategy/ddp/low_rank.h"
+#include "tests/ranks/ddp_support.h"
+
+namespace {
+
+using accelerate::ConfigError;
+using accelerate::Ddp;
+using accelerate::PowerSgd;
+using accelerate::support::ThrowsError;
+using ddp::Accelerator;
+using ddp::Rank;
+
+// The original's test_ddp_comm_hook.py.
+
+struct PowerOfInputImpl : torch::nn::Module {
+  PowerOfInputImpl() {
+    auto generator = at::detail::createCPUGenerator(0);
+    p = register_parameter("p", torch::randn({40, 20}, generator));
+  }
+  at::Tensor forward(const at::Tensor& x, int64_t rank) { return p * x.pow(1 + rank); }
+  at::Tensor p;
+};
+TORCH_MODULE(PowerOfInput);
+
+at::Tensor gradient_with(const Rank& rank, const Ddp& options, int64_t passes = 1) {
+  Accelerator accelerator(rank.options({.strategy = options}));
+  auto model = accelerator.prepare(PowerOfInput());
+  auto generator = at::detail::createCPUGenerator(2024);
+  const at::Tensor input = torch::randn({40, 20}, generator);
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    model->zero_grad();
+    accelerator.backward(model(input, rank.rank()).mean());
+  }
+  return model->p.grad().clone();
+}
+
+TEST(CommHook, GradientsOfEveryHookAndWrapperAreNearThePlainOnes) {
+  const std::vector<Ddp> combinations = {
+      {.comm_hook = "no", .comm_wrapper = "no"},
+      {.comm_hook = "fp16", .comm_wrapper = "no"},
+      {.comm_hook = "bf16", .comm_wrapper = "no"},
+      {.comm_hook = "power_sgd", .comm_wrapper = "no"},
+      {.comm_hook = "power_sgd", .comm_wrapper = "fp16"},
+      {.comm_hook = "power_sgd", .comm_wrapper = "bf16"},
+      {.comm_hook = "power_sgd", .comm_wrapper = "no", .comm_state_option = PowerSgd{.matrix_approximation_rank = 2}},
+      {.comm_hook = "batched_power_sgd", .comm_wrapper = "no"},
+      {.comm_hook = "batched_power_sgd", .comm_wrapper = "fp16"},
+      {.comm_hook = "batched_power_sgd", .comm_wrapper = "bf16"},
+  };
+  for (const Ddp& options : combinations) {
+    ddp::on_ranks(2, [&](const Rank& rank) {
+      const at::Tensor got = gradient_with(rank, options);
+      EXPECT_TRUE(torch::allclose(got, gradient_with(rank, Ddp{}), 1e-2, 1e-2))
+          << options.comm_hook << " " << options.comm_wrapper;
+      EXPECT_GT(got.abs().max().item<double>(), 1e-4);
+    });
+  }
+}
+
+TEST(CommHook, TheOptionsOfTheOriginalReachTheStrategy) {
+  const Ddp options{.bucket_cap_mb = 15, .find_unused_parameters = true};
+  EXPECT_TRUE(options.broadcast_buffers);
+  EXPECT_FALSE(options.gradient_as_bucket_view);
+  EXPECT_FALSE(options.static_graph);
+  EXPECT_EQ(options.comm_hook, "no");
+  ddp::on_ranks(2, [&](const Rank& rank) {
+    EXPECT_TRUE(torch::allclose(gradient_with(rank, options), gradient_with(rank, Ddp{})));
+  });
+}
+
+/// The hook is the thing that travels: the numbers are those of the precision, not of float32.
+TEST(CommHook, HalfPrecisionRoundsAsTheOriginalDoes) {
+  ddp::on_ranks(2, [](const Rank& rank) {
+    for (const auto& [hook, dtype] : {std::pair("fp16", at::kHalf), std::pair("bf16", at::kBFloat16)}) {
+      Accelerator accelerator(rank.options({.strategy = Ddp{.comm_hook = hook}}));
+      auto model = accelerator.prepare(torch::nn::Linear(torch::nn::LinearOptions(7, 1).bias(false)));
+      const auto input = [](int64_t of) { return ddp::numbers({1, 7}, 3.0 + static_cast<double>(of), at::kFloat); };
+      accelerator.backward(model(input(rank.rank())).sum());
+      const at::Tensor expected = (input(0).to(dtype) / 2 + input(1).to(dtype) / 2).to(at::kFloat);
+      EXPECT_TRUE(torch::equal(model->weight.grad(), expected)) << hook;
+    }
+  });
+}
+
+/// Static graphs end their first pass in a way of their own, and gradients may live in the buckets.
+TEST(CommHook, WorksWithEveryOtherOption) {
+  for (const char* hook : {"fp16", "power_sgd", "batched_power_sgd"}) {
+    for (const int variant : {0, 1, 2, 3}) {
+      Ddp options{.find_unused_parameters = variant == 1,
+                  .static_graph = variant == 2,
+                  .gradient_as_bucket_view = variant == 3,
+                  .comm_hook = hook};
+      if (std::string(hook) != "fp16") options.comm_state_option = PowerSgd{.start_powerSGD_iter = 2};
+      ddp::on_ranks(2, [&](const Rank& rank) {
+        Accelerator accelerator(rank.options({.strategy = options}));
+        auto model = accelerator.prepare(ddp::TwoHeads());
+        for (int64_t step = 0; step < 5; ++step) {
+          model->zero_grad(/*set_to_none=*/variant != 3);
+          accelerator.backward(ddp::mean_square(model(ddp::inputs(rank.rank(), step), true, variant != 1)));
+          for (const at::Tensor& gradient : ddp::gradients(*model)) {
+            if (!gradient.defined()) continue;
+            EXPECT_TRUE(gradient.isfinite().all().item<bool>());
+            EXPECT_TRUE(torch::equal(accelerator.broadcast(gradient.clone()), gradient)) << hook << " " << variant;
+          }
+        }
+      });
+    }
+  }
+}
+
+void expect_refused(const Ddp& options, const accelerate::ErrorText& text) {
+  ddp::on_ranks(2, [&](const Rank& rank) {
+    EXPECT_THAT([&] { Accelerator(rank.options({.strategy = options})); }, ThrowsError<ConfigError>(text));
+  });
+}
+
+TEST(CommHook, UnknownNamesAreErrorsWithTheChoices) {
+  expect_refused({.comm_hook = "fp8"}, {.place = "comm_hook",
+                                        .what = "not known",
+                                        .got = ".comm_hook = \"fp8\"",
+                                        .expected = "\"power_sgd\"",
+                                        .remedy = "Leave it out"});
+  expect_refused({.comm_hook = "fp16", .comm_wrapper = "power_sgd"}, {.place = "comm_wrapper",
+                                                                      .what = "not known",
+                                                                      .got = ".comm_wrapper = \"power_sgd\"",
+                                                                      .expected = "\"bf16\", \"fp16\", \"no\"",
+                                                                      .remedy = "Leave it out"});
+}
+
+TEST(CommHook, AWrapperAroundNothingIsAnError) {
+  expect_refused({.comm_wrapper = "bf16"}, {.place = "comm_wrapper",
+                                            .what = "no communication hook to wrap",
+                                            .got = ".comm_wrapper = \"bf16\" with .comm_hook = \"no\"",
+                                            .expected = "a hook",
+                                            .remedy = "`.comm_hook = \"bf16\"`"});
+}
+
+TEST(CommHook, StatesOutOfRangeAreErrors) {
+  const auto with = [](const PowerSgd& state) { return Ddp{.comm_hook = "power_sgd", .comm_state_option = state}; };
+  const auto text = [](const char* what, const char* got, const char* expected) {
+    return accelerate::ErrorText{
+        .place = "comm_state_option", .what = what, .got = got, .expected = expected, .remedy = "default"};
+  };
+  expect_refused(with({.start_powerSGD_iter = 1}),
+                 text("cut anew after the first backward pass", ".start_powerSGD_iter = 1", "2 or more"));
+  expect_refused(with({.start_powerSGD_iter = 0, .use_error_feedback = false}),
+                 text("remembers buckets", ".start_powerSGD_iter = 0", ".warm_start"));
+  expect_refused(with({.matrix_approximation_rank = 0}),
+                 text("not positive", ".matrix_approximation_rank = 0", "1 or more"));
+  expect_refused(with({.random_seed = -1}), text("seed", ".random_seed = -1", "0 to 4294967295"));
+  expect_refused(with({.random_seed = int64_t{1} << 32}), text("seed", "4294967296", "0 to 4294967295"));
+  expect_refused(with({.min_compression_rate = -1}), text("negative", ".min_compression_rate = -1", "0 or more"));
+  ddp::on_ranks(2, [&](const Rank& rank) {
+    // Neither remembers anything of a bucket.
+    gradient_with(rank, with({.start_powerSGD_iter = 0, .use_error_feedback = false, .warm_start = false}), 3);
+  });
+}
+
+TEST(CommHook, RanksWithOtherHooksAreAnError) {
+  ddp::on_ranks(2, [](const Rank& rank) {
+    Accelerator accelerator(rank.options({.strategy = Ddp{.comm_hook = rank.rank() == 0 ? "fp16" : "bf16"}}));
+    EXPECT_THAT([&] { accelerator.prepare(ddp::Mlp()); },
+                ThrowsError<accelerate::UsageError>({.place = "prepare",
+                                                     .what = "not the same on every process",
+                                                     .got = ".comm_hook = \"bf16\"",
+                                                     .expected = "the same options",
+                                                     .remedy = "same configuration"}));
+  });
+}
+
+TEST(PowerSgdSeeds, AreNumpys) {
+  const auto draws = [](uint32_t seed) {
+    accelerate::internal::RandintSeeds seeds(seed);
+    std::vector<uint64_t> drawn;
+    for (int i = 0; i < 5; ++i) drawn.push_back(seeds.next());
+    return drawn;
+  };
+  // [numpy.random.RandomState(seed).randint(1_000_000_000) for _ in range(5)]
+  EXPECT_THAT(draws(0), testing::ElementsAre(209652396, 398764591, 924231285, 404868288, 441365315));
+  EXPECT_THAT(draws(17), testing::ElementsAre(191834735, 780729585, 131369103, 404731270, 822575510));
+}
+
+RC_GTEST_PROP(PowerSgdColumns, AreOrthonormal, ()) {
+  const auto rows = *rc::gen::inRange<int64_t>(1, 20);
+  const auto columns = *rc::gen::inRange<int64_t>(1, rows + 1);
+  const auto count = *rc::gen::inRange<int64_t>(1, 4);
+  auto generator = at::detail::createCPUGenerator(*rc::gen::arbitrary<uint32_t>());
+  const at::Tensor given = torch::randn({count, rows, columns}, generator, at::kDouble);
+  at::Tensor made = given.clone();
+  accelerate::internal::orthogonalize(made, 0);
+  const at::Tensor products = made.transpose(1, 2).matmul(made);
+  RC_ASSERT(torch::allclose(products, torch::eye(columns, at::kDouble).expand_as(products), 0, 1e-8));
+  // They span what was given.
+  RC_ASSERT(torch::allclose(made.matmul(made.transpose(1, 2).matmul(given)), given, 1e-6, 1e-6));
+}
+
+TEST(PowerSgdColumns, OfZerosStayZero) {
+  for (const int64_t columns : {1, 2}) {
+    at::Tensor zeros = torch::zeros({1, 4, columns});
+    accelerate::internal::orthogonalize(zeros, 0);
+    EXPECT_TRUE(torch::equal(zeros, torch::zeros({1, 4, columns})));
+  }
+}
+
+}  // namespace
