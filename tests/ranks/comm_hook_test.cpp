@@ -112,6 +112,29 @@ TEST(CommHook, WorksWithEveryOtherOption) {
   }
 }
 
+/// Whatever a hook has under way ends with the name of the rank that is gone.
+TEST(CommHook, ARankThatLeavesIsNamed) {
+  for (const char* backend : {"shm", "gloo"}) {
+    for (const char* hook : {"bf16", "power_sgd"}) {
+      Ddp options{.bucket_cap_mb = 0.0001, .comm_hook = hook};
+      if (std::string(hook) == "power_sgd") options.comm_state_option = PowerSgd{.start_powerSGD_iter = 2};
+      accelerate::testing::run_ranks(
+          2,
+          [&](const Rank& rank) {
+            Accelerator accelerator(rank.options({.strategy = options}));
+            auto model = accelerator.prepare(ddp::Mlp());
+            const auto pass = [&] { accelerator.backward(ddp::mean_square(model(ddp::inputs(rank.rank(), 0)))); };
+            for (int64_t good = 0; good < 4; ++good) pass();
+            if (rank.rank() == 1) return;
+            EXPECT_THAT(pass, testing::Throws<accelerate::CommError>(
+                                  testing::Property(&std::exception::what, testing::HasSubstr("Rank 1 has"))))
+                << hook << " over " << backend;
+          },
+          {.backend = backend});
+    }
+  }
+}
+
 void expect_refused(const Ddp& options, const accelerate::ErrorText& text) {
   ddp::on_ranks(2, [&](const Rank& rank) {
     EXPECT_THAT([&] { Accelerator(rank.options({.strategy = options})); }, ThrowsError<ConfigError>(text));
