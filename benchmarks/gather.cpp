@@ -1,6 +1,6 @@
-// `accelerator.gather` of a nested batch of 20 tensors and of one tensor of as many bytes, and gather, broadcast, padding
-// and objects of 1 kB and of 10 MB, in the processes that a launcher started. One JSON line: median microseconds a call.
-// benchmarks/peer/gather.py does the same in Python.
+// `accelerator.gather` of a nested batch of 20 tensors and of one tensor of as many bytes, and gather, broadcast,
+// padding and objects of 1 kB and of 10 MB, in the processes that a launcher started. One JSON line: median
+// microseconds a call. benchmarks/peer/gather.py does the same in Python.
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -49,11 +49,10 @@ std::string verbs_json(const accelerate::Accelerator& accelerator) {
     // What padding is for: all processes but the first lack half of it.
     const at::Tensor ragged = accelerator.is_main_process() ? whole : whole.narrow(0, 0, whole.numel() / 2);
     const std::vector<std::string> text(1, std::string(static_cast<size_t>(message.bytes), 'x'));
-    const std::map<std::string, std::function<void()>> verbs{
-        {"gather", [&] { accelerator.gather(whole); }},
-        {"broadcast", [&] { accelerator.broadcast(whole); }},
-        {"pad", [&] { accelerator.pad_across_processes(ragged); }},
-        {"object", [&] { accelerator.gather_object(text); }}};
+    const std::map<std::string, std::function<void()>> verbs{{"gather", [&] { accelerator.gather(whole); }},
+                                                             {"broadcast", [&] { accelerator.broadcast(whole); }},
+                                                             {"pad", [&] { accelerator.pad_across_processes(ragged); }},
+                                                             {"object", [&] { accelerator.gather_object(text); }}};
     for (const auto& [verb, call] : verbs) {
       json << ", \"" << verb << "_" << message.name << "_us\": " << median_us(call, message.calls);
     }

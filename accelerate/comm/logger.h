@@ -42,8 +42,8 @@ struct LogOptions {
   bool in_order = false;  ///< one process after the other, all of them: a collective, whatever the line above says
 };
 
-/// Messages of a training program, once for all processes unless asked otherwise, with the rank in front. Copies are the
-/// same logger. Source: `accelerate.logging.get_logger`.
+/// Messages of a training program, once for all processes unless asked otherwise, with the rank in front. Copies are
+/// the same logger. Source: `accelerate.logging.get_logger`.
 class Logger {
  public:
   struct Place {

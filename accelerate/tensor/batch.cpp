@@ -69,8 +69,7 @@ at::Tensor sliced(const at::Tensor& tensor, const TensorSlice& slice) {
 
 at::Tensor concatenated(const std::vector<at::Tensor>& parts, size_t which, const ConcatenateOptions& options) {
   const at::Tensor& first = parts.front();
-  if (!first.defined() &&
-      std::ranges::none_of(parts, [](const at::Tensor& part) { return part.defined(); })) {
+  if (!first.defined() && std::ranges::none_of(parts, [](const at::Tensor& part) { return part.defined(); })) {
     return first;
   }
   const int64_t dim = first.defined() ? dimension("concatenate", first, options.dim) : 0;
@@ -122,12 +121,12 @@ at::Tensor padded_input(const at::Tensor& tensor, const PadInputOptions& options
   const int64_t dim = dimension("pad_input_tensors", tensor, options.dim);
   const int64_t size = tensor.size(dim);
   if (size != options.batch_size || size == 0) {
-    throw UsageError({.place = "pad_input_tensors",
-                      .what = size == 0 ? "There is no entry to repeat" : "The tensor has another size",
-                      .got = "a tensor of shape " + shape_of(tensor) +
-                             " and .batch_size = " + std::to_string(options.batch_size),
-                      .expected = size == 0 ? "at least one entry" : "tensors of that size",
-                      .remedy = "Pass find_batch_size(value) as .batch_size, and nothing that has no batch"});
+    throw UsageError(
+        {.place = "pad_input_tensors",
+         .what = size == 0 ? "There is no entry to repeat" : "The tensor has another size",
+         .got = "a tensor of shape " + shape_of(tensor) + " and .batch_size = " + std::to_string(options.batch_size),
+         .expected = size == 0 ? "at least one entry" : "tensors of that size",
+         .remedy = "Pass find_batch_size(value) as .batch_size, and nothing that has no batch"});
   }
   const int64_t missing = (options.num_processes - size % options.num_processes) % options.num_processes;
   if (missing == 0) return tensor;

@@ -45,8 +45,8 @@ at::Tensor concatenated(const std::vector<at::Tensor>& parts, size_t which, cons
 
 }  // namespace internal
 
-/// The size of dimension 0 of the first tensor in `value`. Throws UsageError when there is none, or when that one has no
-/// dimensions. Source: `accelerate.utils.find_batch_size`.
+/// The size of dimension 0 of the first tensor in `value`. Throws UsageError when there is none, or when that one has
+/// no dimensions. Source: `accelerate.utils.find_batch_size`.
 template <class T>
 int64_t find_batch_size(const T& value) {
   if (const auto size = internal::batch_size_of(internal::tensors_of(value))) return *size;

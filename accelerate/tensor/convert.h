@@ -55,9 +55,8 @@ void for_each_tensor_except(T& value, const std::vector<std::string>& keys, F&& 
 /// Source: `accelerate.utils.send_to_device`.
 template <class T>
 T send_to_device(T value, c10::Device device, const SendToDeviceOptions& options = {}) {
-  internal::for_each_tensor_except(value, options.skip_keys, [&](at::Tensor& tensor) {
-    tensor = internal::sent(tensor, device, options);
-  });
+  internal::for_each_tensor_except(value, options.skip_keys,
+                                   [&](at::Tensor& tensor) { tensor = internal::sent(tensor, device, options); });
   return value;
 }
 

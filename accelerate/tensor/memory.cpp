@@ -20,13 +20,14 @@ void clear_device_cache() {
 }
 
 bool should_reduce_batch_size(const std::exception& error) {
-  constexpr std::array<std::string_view, 4> kTexts{
-      " out of memory.", "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED.", "DefaultCPUAllocator: can't allocate memory",
-      "FATAL ERROR :: MODULE:PT_DEVMEM Allocation failed"};
+  constexpr std::array<std::string_view, 4> kTexts{" out of memory.", "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED.",
+                                                   "DefaultCPUAllocator: can't allocate memory",
+                                                   "FATAL ERROR :: MODULE:PT_DEVMEM Allocation failed"};
   if (dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr) return true;
   if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return true;
   const std::string_view text(error.what());
-  return std::ranges::any_of(kTexts, [&](std::string_view known) { return text.find(known) != std::string_view::npos; });
+  return std::ranges::any_of(kTexts,
+                             [&](std::string_view known) { return text.find(known) != std::string_view::npos; });
 }
 
 namespace internal {

@@ -17,8 +17,8 @@ void clear_device_cache();
 /// for. Source: `accelerate.utils.should_reduce_batch_size`.
 bool should_reduce_batch_size(const std::exception& error);
 
-/// Lets go of what the objects hold, tensors, modules, optimizers, handles, lists of them, by moving from them, and then
-/// clears the device's cache. What somebody else holds too stays. Source: `accelerate.utils.release_memory`.
+/// Lets go of what the objects hold, tensors, modules, optimizers, handles, lists of them, by moving from them, and
+/// then clears the device's cache. What somebody else holds too stays. Source: `accelerate.utils.release_memory`.
 template <class... Objects>
 void release_memory(Objects&... objects) {
   static_assert((!std::is_const_v<Objects> && ...), "accelerate: release_memory() empties its arguments.");
@@ -87,10 +87,10 @@ class ExecutableBatchSize {
   internal::BatchSizeSearch search_;
 };
 
-/// A callable that runs `function(batch_size, args...)` with `.starting_batch_size` and, each time memory runs out, with
-/// a smaller one. Every call starts anew unless `.remember_batch_size`. In several processes each tries for itself: use
-/// it where no collective is inside, or in one process, and pass the size on.
-/// Source: `accelerate.utils.find_executable_batch_size`.
+/// A callable that runs `function(batch_size, args...)` with `.starting_batch_size` and, each time memory runs out,
+/// with a smaller one. Every call starts anew unless `.remember_batch_size`. In several processes each tries for
+/// itself: use it where no collective is inside, or in one process, and pass the size on. Source:
+/// `accelerate.utils.find_executable_batch_size`.
 template <class F>
 ExecutableBatchSize<F> find_executable_batch_size(F function, FindBatchSizeOptions options = {}) {
   return ExecutableBatchSize<F>(std::move(function), std::move(options));

@@ -106,7 +106,8 @@ To listify(const From& value) {
   if constexpr (std::is_same_v<From, at::Tensor>) {
     constexpr int64_t depth = internal::list_depth<To>;
     using Number = typename internal::Leaf<To>::type;
-    static_assert(std::is_arithmetic_v<Number>, "accelerate: listify<To>() gives numbers or nested vectors of numbers.");
+    static_assert(std::is_arithmetic_v<Number>,
+                  "accelerate: listify<To>() gives numbers or nested vectors of numbers.");
     if (!value.defined() || value.dim() != depth) internal::throw_other_depth(value, depth);
     const at::Tensor numbers = internal::readable(value);
     if constexpr (std::is_integral_v<Number>) {

@@ -20,6 +20,10 @@ consteval bool stackable() {
     return true;
   } else if constexpr (is_optional<T>) {
     return stackable<typename T::value_type>();
+  } else if constexpr (is_variant<T>) {
+    return []<class... E>(std::type_identity<std::variant<E...>>) {
+      return (stackable<E>() && ...);
+    }(std::type_identity<T>{});
   } else if constexpr (TupleLike<T>) {
     return []<class... E>(std::type_identity<std::tuple<E...>>) {
       return (stackable<std::remove_cvref_t<E>>() && ...);

@@ -51,7 +51,7 @@ template <class T>
 concept AggregateStruct = std::is_aggregate_v<T> && std::is_class_v<T> && !TupleLike<T> && !ListLike<T> && !MapLike<T>;
 /// `torch::data::Example`, known by its members: its header costs more than this whole library's.
 template <class T>
-concept ExampleLike = requires(T & t) {
+concept ExampleLike = requires(T& t) {
   typename T::DataType;
   typename T::TargetType;
   t.data;

@@ -26,9 +26,8 @@ Ended forked(const std::string& fault, Variables more = {}) {
 TEST(ForkedRanks, Train) {
   const Ended ended = forked("none", {{"OMP_NUM_THREADS", "1"}});
   EXPECT_EQ(ended.exit_code, 0) << ended.text;
-  EXPECT_THAT(lines(ended.text),
-              UnorderedElementsAre("rank 0 of 2 trained in bf16 with 1 threads",
-                                   "rank 1 of 2 trained in bf16 with 1 threads", "all returned"));
+  EXPECT_THAT(lines(ended.text), UnorderedElementsAre("rank 0 of 2 trained in bf16 with 1 threads",
+                                                      "rank 1 of 2 trained in bf16 with 1 threads", "all returned"));
 }
 
 TEST(ForkedRanks, ShareTheCoresOut) {
@@ -42,8 +41,7 @@ TEST(ForkedRanks, ShareTheCoresOut) {
 TEST(ForkedRanks, OneTrainsInPlace) {
   const Ended ended = forked("alone", {{"OMP_NUM_THREADS", "1"}});
   EXPECT_EQ(ended.exit_code, 0) << ended.text;
-  EXPECT_THAT(lines(ended.text),
-              UnorderedElementsAre("rank 0 of 1 trained in bf16 with 1 threads", "all returned"));
+  EXPECT_THAT(lines(ended.text), UnorderedElementsAre("rank 0 of 1 trained in bf16 with 1 threads", "all returned"));
 }
 
 TEST(ForkedRanks, AnAcceleratorOfOneProcessBeforeDoesNotMatter) {

@@ -49,8 +49,9 @@ struct Board {
 
 class Shared {
  public:
-  Shared() : board_(static_cast<Board*>(::mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE,
-                                               MAP_SHARED | MAP_ANONYMOUS, -1, 0))) {}
+  Shared()
+      : board_(static_cast<Board*>(
+            ::mmap(nullptr, sizeof(Board), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0))) {}
   ~Shared() { ::munmap(board_, sizeof(Board)); }
   Board* operator->() const { return board_; }
 
@@ -164,18 +165,32 @@ TEST_F(Forked, TheRankThatOthersFailedBecauseOfIsNamed) {
 }
 
 TEST_F(Forked, ARankThatASignalEndsOrThatExitsIsNamed) {
-  EXPECT_THAT([] { accelerate::launch([] { if (rank() == 1) ::raise(SIGKILL); }, {.num_processes = 2, .cpu = true}); },
-              ThrowsError<RankError>({.place = "launch",
-                                      .what = "Rank 1 of 2 ended before it returned",
-                                      .got = "SIGKILL (Killed)",
-                                      .expected = "return",
-                                      .remedy = "The other ranks returned"}));
-  EXPECT_THAT([] { accelerate::launch([] { if (rank() == 0) ::_exit(7); }, {.num_processes = 2, .cpu = true}); },
-              ThrowsError<RankError>({.place = "launch",
-                                      .what = "Rank 0 of 2 ended before it returned",
-                                      .got = "exit code 7",
-                                      .expected = "return",
-                                      .remedy = "The other ranks returned"}));
+  EXPECT_THAT(
+      [] {
+        accelerate::launch(
+            [] {
+              if (rank() == 1) ::raise(SIGKILL);
+            },
+            {.num_processes = 2, .cpu = true});
+      },
+      ThrowsError<RankError>({.place = "launch",
+                              .what = "Rank 1 of 2 ended before it returned",
+                              .got = "SIGKILL (Killed)",
+                              .expected = "return",
+                              .remedy = "The other ranks returned"}));
+  EXPECT_THAT(
+      [] {
+        accelerate::launch(
+            [] {
+              if (rank() == 0) ::_exit(7);
+            },
+            {.num_processes = 2, .cpu = true});
+      },
+      ThrowsError<RankError>({.place = "launch",
+                              .what = "Rank 0 of 2 ended before it returned",
+                              .got = "exit code 7",
+                              .expected = "return",
+                              .remedy = "The other ranks returned"}));
   accelerate::launch([] { ::_exit(0); }, {.num_processes = 2, .cpu = true});
 }
 
@@ -299,12 +314,11 @@ TEST_F(Forked, AThreadIsAReasonNotToFork) {
 
 TEST_F(Forked, ARankDoesNotLaunch) {
   const Environment launched({{"RANK", "1"}, {"WORLD_SIZE", "2"}});
-  EXPECT_THAT([&] { require_forkable(launched); },
-              ThrowsError<ConfigError>({.place = "launch",
-                                        .what = "a rank already",
-                                        .got = "RANK=1, WORLD_SIZE=2",
-                                        .expected = "no launcher",
-                                        .remedy = "Call the function itself"}));
+  EXPECT_THAT([&] { require_forkable(launched); }, ThrowsError<ConfigError>({.place = "launch",
+                                                                             .what = "a rank already",
+                                                                             .got = "RANK=1, WORLD_SIZE=2",
+                                                                             .expected = "no launcher",
+                                                                             .remedy = "Call the function itself"}));
   EXPECT_THAT(
       [] {
         accelerate::launch([] { accelerate::launch([] {}, {.num_processes = 2, .cpu = true}); },
@@ -334,8 +348,8 @@ TEST_F(Forked, APortInUseIsRefusedInTheWordsOfLaunch) {
 TEST_F(Forked, OptionsThatCannotBeMetAreRefused) {
   const auto refused = [](const accelerate::LaunchOptions& options, const char* got, const char* expected) {
     EXPECT_THAT([&] { accelerate::launch([] {}, options); },
-                Throws<ConfigError>(Property(&ConfigError::what, AllOf(HasSubstr("[launch] The number"),
-                                                                       HasSubstr(got), HasSubstr(expected)))));
+                Throws<ConfigError>(Property(
+                    &ConfigError::what, AllOf(HasSubstr("[launch] The number"), HasSubstr(got), HasSubstr(expected)))));
   };
   refused({}, "options without .num_processes", "expected it");
   refused({.num_processes = 0}, ".num_processes = 0", "1 or more");

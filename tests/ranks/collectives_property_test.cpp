@@ -44,14 +44,15 @@ struct TreeForm {
   std::vector<std::pair<std::string, bool>> named;  ///< and whether the optional is there
 };
 
-constexpr at::ScalarType kDtypes[] = {at::kFloat, at::kDouble,       at::kHalf,          at::kBFloat16,       at::kChar,
-                                      at::kByte,  at::kShort,        at::kInt,           at::kLong,           at::kBool,
-                                      at::kComplexFloat, at::kComplexDouble, at::kFloat8_e4m3fn, at::kFloat8_e5m2};
+constexpr at::ScalarType kDtypes[] = {
+    at::kFloat, at::kDouble, at::kHalf, at::kBFloat16,     at::kChar,          at::kByte,          at::kShort,
+    at::kInt,   at::kLong,   at::kBool, at::kComplexFloat, at::kComplexDouble, at::kFloat8_e4m3fn, at::kFloat8_e5m2};
 
 rc::Gen<TensorForm> any_form(int64_t least_dims) {
   return rc::gen::map(
       rc::gen::tuple(rc::gen::inRange<int64_t>(least_dims, 4),
-                     rc::gen::container<Sizes>(3, rc::gen::weightedElement<int64_t>({{1, 0}, {4, 1}, {6, 2}, {6, 3}, {2, 7}, {1, 130}})),
+                     rc::gen::container<Sizes>(
+                         3, rc::gen::weightedElement<int64_t>({{1, 0}, {4, 1}, {6, 2}, {6, 3}, {2, 7}, {1, 130}})),
                      rc::gen::elementOf(std::vector<at::ScalarType>(std::begin(kDtypes), std::end(kDtypes))),
                      rc::gen::arbitrary<bool>()),
       [](std::tuple<int64_t, Sizes, at::ScalarType, bool> drawn) {
@@ -167,20 +168,22 @@ void check(const TreeForm& form, const Setting& setting, const Verb& verb, const
 RC_GTEST_PROP(CollectivesOfRandomTrees, GatherJoinsAlongTheFirstDimension, ()) {
   const Setting setting = any_setting();
   const TreeForm form = any_tree(0);
-  check(form, setting, [](const Accelerator& accelerator, const Tree& tree) { return accelerator.gather(tree); },
-        [&](size_t which, int64_t) {
-          const auto parts = column(form, setting.ranks, which);
-          return setting.ranks == 1 ? parts.front() : joined(parts);
-        });
+  check(
+      form, setting, [](const Accelerator& accelerator, const Tree& tree) { return accelerator.gather(tree); },
+      [&](size_t which, int64_t) {
+        const auto parts = column(form, setting.ranks, which);
+        return setting.ranks == 1 ? parts.front() : joined(parts);
+      });
 }
 
 RC_GTEST_PROP(CollectivesOfRandomTrees, BroadcastGivesOneRanksValues, ()) {
   const Setting setting = any_setting();
   const TreeForm form = any_tree(0);
   const int64_t from = *rc::gen::inRange<int64_t>(0, setting.ranks);
-  check(form, setting,
-        [&](const Accelerator& accelerator, const Tree& tree) { return accelerator.broadcast(tree, from); },
-        [&](size_t which, int64_t) { return numbers(form.forms[which], from, which); });
+  check(
+      form, setting,
+      [&](const Accelerator& accelerator, const Tree& tree) { return accelerator.broadcast(tree, from); },
+      [&](size_t which, int64_t) { return numbers(form.forms[which], from, which); });
 }
 
 RC_GTEST_PROP(CollectivesOfRandomTrees, ReduceCombinesElementByElement, ()) {
@@ -189,20 +192,21 @@ RC_GTEST_PROP(CollectivesOfRandomTrees, ReduceCombinesElementByElement, ()) {
   const auto reduction = *rc::gen::element<std::string>("sum", "max", "none");
   const auto whole = [](const TensorForm& one) { return at::isComplexType(one.dtype); };
   if (reduction == "max") RC_PRE(std::ranges::none_of(form.forms, whole));
-  check(form, setting,
-        [&](const Accelerator& accelerator, const Tree& tree) {
-          return accelerator.reduce(tree, {.reduction = reduction});
-        },
-        [&](size_t which, int64_t rank) {
-          std::vector<at::Tensor> wide;
-          const at::ScalarType dtype = form.forms[which].dtype;
-          for (const at::Tensor& part : column(form, setting.ranks, which)) {
-            wide.push_back(at::isComplexType(dtype) ? part.to(at::kComplexDouble) : part.to(at::kDouble));
-          }
-          if (reduction == "none") return wide[static_cast<size_t>(rank)].to(dtype);
-          const at::Tensor stacked = torch::stack(wide);
-          return (reduction == "sum" ? stacked.sum(0) : stacked.amax(0)).to(dtype);
-        });
+  check(
+      form, setting,
+      [&](const Accelerator& accelerator, const Tree& tree) {
+        return accelerator.reduce(tree, {.reduction = reduction});
+      },
+      [&](size_t which, int64_t rank) {
+        std::vector<at::Tensor> wide;
+        const at::ScalarType dtype = form.forms[which].dtype;
+        for (const at::Tensor& part : column(form, setting.ranks, which)) {
+          wide.push_back(at::isComplexType(dtype) ? part.to(at::kComplexDouble) : part.to(at::kDouble));
+        }
+        if (reduction == "none") return wide[static_cast<size_t>(rank)].to(dtype);
+        const at::Tensor stacked = torch::stack(wide);
+        return (reduction == "sum" ? stacked.sum(0) : stacked.amax(0)).to(dtype);
+      });
 }
 
 RC_GTEST_PROP(CollectivesOfRandomTrees, PaddingReachesTheLongestRank, ()) {
@@ -222,28 +226,30 @@ RC_GTEST_PROP(CollectivesOfRandomTrees, PaddingReachesTheLongestRank, ()) {
     }
     return numbers(one, rank, which);
   };
-  check(form, setting,
-        [&](const Accelerator& accelerator, Tree tree) {
-          size_t which = 0;
-          for (at::Tensor* tensor : accelerate::internal::tensors_of(tree)) {
-            *tensor = own(which++, accelerator.process_index());
-          }
-          return accelerator.pad_across_processes(tree, {.dim = dim, .pad_index = 1, .pad_first = first});
-        },
-        [&](size_t which, int64_t rank) {
-          const at::Tensor part = own(which, rank);
-          if (dim < -part.dim() || dim >= part.dim()) return part;
-          Sizes shape = part.sizes().vec();
-          shape[static_cast<size_t>(dim < 0 ? dim + part.dim() : dim)] = longest;
-          const auto wide = at::isComplexType(part.scalar_type()) ? at::kComplexDouble : at::kDouble;
-          at::Tensor expected = torch::ones(shape, wide);
-          const int64_t begin = first ? longest - part.size(dim) : 0;
-          expected.narrow(dim, begin, part.size(dim)).copy_(part.to(wide));
-          return expected.to(part.scalar_type());
-        });
+  check(
+      form, setting,
+      [&](const Accelerator& accelerator, Tree tree) {
+        size_t which = 0;
+        for (at::Tensor* tensor : accelerate::internal::tensors_of(tree)) {
+          *tensor = own(which++, accelerator.process_index());
+        }
+        return accelerator.pad_across_processes(tree, {.dim = dim, .pad_index = 1, .pad_first = first});
+      },
+      [&](size_t which, int64_t rank) {
+        const at::Tensor part = own(which, rank);
+        if (dim < -part.dim() || dim >= part.dim()) return part;
+        Sizes shape = part.sizes().vec();
+        shape[static_cast<size_t>(dim < 0 ? dim + part.dim() : dim)] = longest;
+        const auto wide = at::isComplexType(part.scalar_type()) ? at::kComplexDouble : at::kDouble;
+        at::Tensor expected = torch::ones(shape, wide);
+        const int64_t begin = first ? longest - part.size(dim) : 0;
+        expected.narrow(dim, begin, part.size(dim)).copy_(part.to(wide));
+        return expected.to(part.scalar_type());
+      });
 }
 
-// What one process computes from all values is what every process gets: gather is concatenate, a slice of it the own part.
+// What one process computes from all values is what every process gets: gather is concatenate, a slice of it the own
+// part.
 RC_GTEST_PROP(CollectivesOfRandomTrees, GatherIsConcatenateAndASliceOfItIsTheOwnPart, ()) {
   const Setting setting = any_setting();
   using Batch = std::map<std::string, std::vector<at::Tensor>>;
@@ -267,8 +273,8 @@ RC_GTEST_PROP(CollectivesOfRandomTrees, GatherIsConcatenateAndASliceOfItIsTheOwn
             [&](const Rank& rank) {
               const Accelerator accelerator(rank.options());
               const Batch gathered = accelerator.gather(batch_of(rank.rank()));
-              const Batch mine = accelerate::slice_tensors(
-                  gathered, {.start = rank.rank() * rows, .stop = (rank.rank() + 1) * rows});
+              const Batch mine =
+                  accelerate::slice_tensors(gathered, {.start = rank.rank() * rows, .stop = (rank.rank() + 1) * rows});
               for (const auto& [key, list] : expected) {
                 for (size_t i = 0; i < list.size(); ++i) {
                   EXPECT_TRUE(same_bytes(gathered.at(key)[i], list[i]));

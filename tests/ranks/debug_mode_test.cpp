@@ -34,8 +34,7 @@ class Debug : public testing::TestWithParam<std::tuple<std::string, int64_t>> {
               {.backend = std::get<0>(GetParam())});
   }
 };
-INSTANTIATE_TEST_SUITE_P(Transports, Debug,
-                         testing::Combine(testing::Values("gloo", "shm"), testing::Values(2, 4)),
+INSTANTIATE_TEST_SUITE_P(Transports, Debug, testing::Combine(testing::Values("gloo", "shm"), testing::Values(2, 4)),
                          [](const auto& info) {
                            return std::get<0>(info.param) + std::to_string(std::get<1>(info.param));
                          });
@@ -57,9 +56,10 @@ TEST_P(Debug, TableOfTheOriginal) {
     EXPECT_THAT([&] { accelerator.reduce(tensor); },
                 ThrowsError<CommError>(
                     {.place = "reduce", .what = "different shapes", .got = shapes, .expected = "same", .remedy = ""}));
-    EXPECT_THAT([&] { accelerator.broadcast(tensor); },
-                ThrowsError<CommError>(
-                    {.place = "broadcast", .what = "different shapes", .got = shapes, .expected = "same", .remedy = ""}));
+    EXPECT_THAT(
+        [&] { accelerator.broadcast(tensor); },
+        ThrowsError<CommError>(
+            {.place = "broadcast", .what = "different shapes", .got = shapes, .expected = "same", .remedy = ""}));
   });
 }
 
@@ -79,12 +79,11 @@ TEST_P(Debug, TheVerbThatEachRankIsInIsNamed) {
     for (size_t i = 0; i < verbs.size(); ++i) {
       const auto& others = verbs[(i + 1) % verbs.size()];
       const auto& own = accelerator.is_main_process() ? verbs[i] : others;
-      EXPECT_THAT(own.second,
-                  ThrowsError<CommError>({.place = own.first,
-                                          .what = "different verbs",
-                                          .got = "process 0: " + verbs[i].first + "(",
-                                          .expected = "the same collectives in the same order",
-                                          .remedy = "is_main_process()"}));
+      EXPECT_THAT(own.second, ThrowsError<CommError>({.place = own.first,
+                                                      .what = "different verbs",
+                                                      .got = "process 0: " + verbs[i].first + "(",
+                                                      .expected = "the same collectives in the same order",
+                                                      .remedy = "is_main_process()"}));
       EXPECT_THAT(own.second, testing::Throws<CommError>(testing::Property(
                                   &CommError::what, testing::HasSubstr("; process 1: " + others.first + "("))));
     }

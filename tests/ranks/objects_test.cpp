@@ -92,11 +92,10 @@ TEST_P(Objects, ATensorOfOneRankIsCopiedToAll) {
   run_ranks(GetParam(), [&](const Rank& rank) {
     const Accelerator accelerator(rank.options());
     const int64_t from = GetParam() - 1;
-    for (const at::Tensor& tensor :
-         {torch::tensor({1, 2, 3}, at::kInt), torch::zeros({0, 5}, at::kDouble), torch::tensor(2.5),
-          torch::arange(6).view({2, 3}).t(), torch::ones({3}).to(at::kFloat8_e4m3fn), torch::ones({2}, at::kComplexFloat)}) {
-      const at::Tensor copy =
-          accelerator.copy_tensor_to_devices(rank.rank() == from ? tensor : at::Tensor());
+    for (const at::Tensor& tensor : {torch::tensor({1, 2, 3}, at::kInt), torch::zeros({0, 5}, at::kDouble),
+                                     torch::tensor(2.5), torch::arange(6).view({2, 3}).t(),
+                                     torch::ones({3}).to(at::kFloat8_e4m3fn), torch::ones({2}, at::kComplexFloat)}) {
+      const at::Tensor copy = accelerator.copy_tensor_to_devices(rank.rank() == from ? tensor : at::Tensor());
       EXPECT_TRUE(same_bytes(copy, tensor));
     }
     EXPECT_THAT([&] { accelerator.copy_tensor_to_devices(); },
@@ -125,11 +124,12 @@ TEST(ObjectsMismatch, OtherTypesAreNamed) {
         accelerator.gather_object(std::vector<Prediction>(1));
       }
     };
-    EXPECT_THAT(gather, ThrowsError<CommError>({.place = "gather_object",
-                                                .what = "different types",
-                                                .got = rank.rank() == 0 ? "Prediction from another" : "int from another",
-                                                .expected = rank.rank() == 0 ? "int as on this" : "Prediction as on this",
-                                                .remedy = "same type"}));
+    EXPECT_THAT(gather,
+                ThrowsError<CommError>({.place = "gather_object",
+                                        .what = "different types",
+                                        .got = rank.rank() == 0 ? "Prediction from another" : "int from another",
+                                        .expected = rank.rank() == 0 ? "int as on this" : "Prediction as on this",
+                                        .remedy = "same type"}));
     EXPECT_EQ(accelerator.gather_object(std::vector<int>{1}).size(), 2U) << "the group goes on";
   });
 }
@@ -138,8 +138,8 @@ TEST(ObjectsMismatch, OtherTypesAreNamed) {
 TEST_P(Objects, ForMetricsTheLastBatchIsCut) {
   run_ranks(GetParam(), [&](const Rank& rank) {
     Accelerator accelerator(rank.options());
-    auto loader = accelerator.prepare(
-        accelerate::DataLoader(accelerate::TensorDataset(torch::arange(9)), {.batch_size = 4}));
+    auto loader =
+        accelerator.prepare(accelerate::DataLoader(accelerate::TensorDataset(torch::arange(9)), {.batch_size = 4}));
     std::vector<int64_t> numbers;
     size_t tensors = 0;
     for (auto& [x] : loader) {
@@ -175,8 +175,8 @@ TEST_P(Objects, Float8TravelsByItsBytesAndIsReducedInFloat32) {
       EXPECT_TRUE(same_bytes(accelerator.gather(own), torch::cat(parts).to(dtype)));
       EXPECT_TRUE(same_bytes(accelerator.reduce(own), torch::stack(parts).sum(0).to(dtype)));
       EXPECT_TRUE(same_bytes(accelerator.reduce(own, {.reduction = "mean"}), torch::stack(parts).mean(0).to(dtype)));
-      EXPECT_TRUE(same_bytes(accelerator.reduce(own, {.reduction = "max"}),
-                             torch::tensor({n - 1, 0.5F, -2.0F}).to(dtype)));
+      EXPECT_TRUE(
+          same_bytes(accelerator.reduce(own, {.reduction = "max"}), torch::tensor({n - 1, 0.5F, -2.0F}).to(dtype)));
       EXPECT_TRUE(same_bytes(accelerator.reduce(own, {.scale = 0.5}), (torch::stack(parts).sum(0) * 0.5).to(dtype)));
       at::Tensor target = own.clone();
       accelerator.broadcast(target, GetParam() - 1);
@@ -200,12 +200,10 @@ TEST_P(Objects, ComplexNumbersArePaddedAndAveragedButHaveNoLargest) {
     EXPECT_TRUE(torch::equal(torch::imag(mean), torch::ones({2}, at::kDouble)));
     EXPECT_EQ(accelerator.pad_across_processes(own.narrow(0, 0, rank.rank() == 0 ? 1 : 2)).size(0),
               GetParam() == 1 ? 1 : 2);
-    EXPECT_THAT([&] { accelerator.reduce(own, {.reduction = "max"}); },
-                ThrowsError<UsageError>({.place = "reduce",
-                                         .what = "no largest",
-                                         .got = "ComplexDouble",
-                                         .expected = "real",
-                                         .remedy = "sum"}));
+    EXPECT_THAT(
+        [&] { accelerator.reduce(own, {.reduction = "max"}); },
+        ThrowsError<UsageError>(
+            {.place = "reduce", .what = "no largest", .got = "ComplexDouble", .expected = "real", .remedy = "sum"}));
   });
 }
 
@@ -235,8 +233,7 @@ TEST(Padding, LeavesRaggedTensorsAloneAndSaysSo) {
       lines.emplace_back(line);
     }}));
     const at::Tensor ragged = at::_nested_tensor_from_tensor_list({torch::ones({1, 2}), torch::ones({3, 2})});
-    const auto [same, padded] =
-        accelerator.pad_across_processes(std::tuple(ragged, torch::ones({rank.rank() + 1})));
+    const auto [same, padded] = accelerator.pad_across_processes(std::tuple(ragged, torch::ones({rank.rank() + 1})));
     EXPECT_TRUE(same.is_same(ragged));
     EXPECT_EQ(padded.size(0), 2);
   });

@@ -55,12 +55,15 @@ TEST(PatchEnvironment, EndsWithAnExceptionAndWithTheGuardThatWasMovedTo) {
 }
 
 TEST(PatchEnvironment, ANameThatIsNoneChangesNothing) {
-  EXPECT_THAT([] { static_cast<void>(patch_environment({{"AA", "1"}, {"b=", "2"}})); },
-              ThrowsError<ConfigError>({.place = "patch_environment",
-                                        .what = "no name",
-                                        .got = "\"b=\"",
-                                        .expected = "without =",
-                                        .remedy = "Correct"}));
+  EXPECT_THAT(
+      [] {
+        static_cast<void>(patch_environment({{"AA", "1"}, {"b=", "2"}}));
+      },
+      ThrowsError<ConfigError>({.place = "patch_environment",
+                                .what = "no name",
+                                .got = "\"b=\"",
+                                .expected = "without =",
+                                .remedy = "Correct"}));
   EXPECT_FALSE(value_of("AA"));
   EXPECT_THROW(static_cast<void>(patch_environment({{"", "2"}})), ConfigError);
 }

@@ -42,12 +42,11 @@ TEST(FindBatchSize, IsTheSizeOfTheFirstTensor) {
 }
 
 TEST(FindBatchSize, SaysWhatHasNone) {
-  EXPECT_THAT([] { find_batch_size(Tensors()); },
-              ThrowsError<UsageError>({.place = "find_batch_size",
-                                       .what = "no batch size",
-                                       .got = "no tensor",
-                                       .expected = "one",
-                                       .remedy = "ignorant_find_batch_size"}));
+  EXPECT_THAT([] { find_batch_size(Tensors()); }, ThrowsError<UsageError>({.place = "find_batch_size",
+                                                                           .what = "no batch size",
+                                                                           .got = "no tensor",
+                                                                           .expected = "one",
+                                                                           .remedy = "ignorant_find_batch_size"}));
   EXPECT_THAT([] { find_batch_size(std::tuple(torch::tensor(1.0), torch::zeros({2}))); },
               ThrowsError<UsageError>({.place = "find_batch_size",
                                        .what = "no such dimension",
@@ -71,8 +70,8 @@ RC_GTEST_PROP(SliceTensors, TakesWhatASliceOfAListTakes, ()) {
   std::vector<int64_t> expected;
   for (int64_t i = clamp(start); i < (open ? size : clamp(stop)); i += step) expected.push_back(i);
   const Named value{{"a", torch::arange(size)}, {"b", torch::arange(size).view({size, 1}).expand({size, 3})}};
-  const Named part = slice_tensors(
-      value, {.start = start, .stop = open ? std::nullopt : std::optional(stop), .step = step});
+  const Named part =
+      slice_tensors(value, {.start = start, .stop = open ? std::nullopt : std::optional(stop), .step = step});
   RC_ASSERT(torch::equal(part.at("a"), torch::tensor(expected, at::kLong)));
   RC_ASSERT(torch::equal(part.at("b").select(1, 2), torch::tensor(expected, at::kLong)));
 }
@@ -89,12 +88,11 @@ TEST(SliceTensors, LeavesWhatIsNoTensorAndSaysWhatCannotBeSliced) {
                                        .got = "shape []",
                                        .expected = "every tensor",
                                        .remedy = "unsqueeze"}));
-  EXPECT_THAT([] { slice_tensors(torch::arange(3), {.step = 0}); },
-              ThrowsError<UsageError>({.place = "slice_tensors",
-                                       .what = "not positive",
-                                       .got = ".step = 0",
-                                       .expected = "1 or more",
-                                       .remedy = "flip"}));
+  EXPECT_THAT([] { slice_tensors(torch::arange(3), {.step = 0}); }, ThrowsError<UsageError>({.place = "slice_tensors",
+                                                                                             .what = "not positive",
+                                                                                             .got = ".step = 0",
+                                                                                             .expected = "1 or more",
+                                                                                             .remedy = "flip"}));
 }
 
 TEST(Concatenate, TableOfTheOriginal) {
@@ -106,8 +104,8 @@ TEST(Concatenate, TableOfTheOriginal) {
   EXPECT_TRUE(concatenate(Tensors{x}).is_same(x));
   EXPECT_EQ(concatenate(std::vector<std::string>{"test_string"}), "test_string");
 
-  const Tensors lists = concatenate(std::vector<Tensors>{{torch::rand({2, 3}), torch::rand({2, 4})},
-                                                         {torch::rand({2, 3}), torch::rand({2, 4})}});
+  const Tensors lists = concatenate(
+      std::vector<Tensors>{{torch::rand({2, 3}), torch::rand({2, 4})}, {torch::rand({2, 3}), torch::rand({2, 4})}});
   ASSERT_EQ(lists.size(), 2U);
   EXPECT_EQ(shape(lists[0]), (Sizes{4, 3}));
   EXPECT_EQ(shape(lists[1]), (Sizes{4, 4}));
@@ -122,41 +120,55 @@ TEST(Concatenate, TableOfTheOriginal) {
   EXPECT_EQ(shape(concatenate(Tensors(2, torch::rand({3, 2, 4})), {.dim = -1})), (Sizes{3, 2, 8}));
 
   using Nested = std::map<std::string, std::variant<at::Tensor, std::vector<at::Tensor>>>;
-  const Nested nested = concatenate(std::vector<Nested>(
-      3, {{"a", torch::rand({2, 3})}, {"b", Tensors{torch::rand({2, 4}), torch::rand({2, 1})}}}));
+  const Nested nested = concatenate(
+      std::vector<Nested>(3, {{"a", torch::rand({2, 3})}, {"b", Tensors{torch::rand({2, 4}), torch::rand({2, 1})}}}));
   EXPECT_EQ(shape(std::get<0>(nested.at("a"))), (Sizes{6, 3}));
   EXPECT_EQ(shape(std::get<1>(nested.at("b")).at(0)), (Sizes{6, 4}));
   EXPECT_EQ(shape(std::get<1>(nested.at("b")).at(1)), (Sizes{6, 1}));
 }
 
 TEST(Concatenate, SaysWhatDoesNotFit) {
-  EXPECT_THAT([] { concatenate(Tensors{torch::rand({5, 10}), torch::rand({5, 12})}); },
-              ThrowsError<DataError>({.place = "concatenate",
-                                      .what = "Tensor 0 of item 1",
-                                      .got = "[5, 12] Float",
-                                      .expected = "[5, 10] Float, except along dimension 0",
-                                      .remedy = "one shape"}));
+  EXPECT_THAT(
+      [] {
+        concatenate(Tensors{torch::rand({5, 10}), torch::rand({5, 12})});
+      },
+      ThrowsError<DataError>({.place = "concatenate",
+                              .what = "Tensor 0 of item 1",
+                              .got = "[5, 12] Float",
+                              .expected = "[5, 10] Float, except along dimension 0",
+                              .remedy = "one shape"}));
   using Mixed = std::tuple<at::Tensor, std::string>;
   const Mixed item(torch::rand({1}), "text");
   EXPECT_EQ(std::get<1>(concatenate(std::vector<Mixed>{item})), "text") << "one item stays what it is";
-  EXPECT_THAT([&] { concatenate(std::vector<Mixed>{item, item}); },
-              ThrowsError<UsageError>({.place = "concatenate",
-                                       .what = "Only tensors",
-                                       .got = "texts",
-                                       .expected = "tensors",
-                                       .remedy = "tensors"}));
-  EXPECT_THAT([] { concatenate(std::vector<Named>{{{"a", torch::rand({1})}}, {{"b", torch::rand({1})}}}); },
-              ThrowsError<DataError>(
-                  {.place = "concatenate", .what = "Item 1", .got = "b:", .expected = "a:", .remedy = "same keys"}));
-  EXPECT_THAT([] { concatenate(Tensors{at::Tensor(), torch::rand({1})}); },
-              ThrowsError<DataError>(
-                  {.place = "concatenate", .what = "Tensor 0 of item 0", .got = "undefined", .expected = "undefined", .remedy = "shape"}));
-  EXPECT_THAT([] { concatenate(Tensors()); },
-              ThrowsError<UsageError>({.place = "concatenate",
-                                       .what = "nothing to concatenate",
-                                       .got = "empty",
-                                       .expected = "one",
-                                       .remedy = "empty"}));
+  EXPECT_THAT(
+      [&] {
+        concatenate(std::vector<Mixed>{item, item});
+      },
+      ThrowsError<UsageError>({.place = "concatenate",
+                               .what = "Only tensors",
+                               .got = "texts",
+                               .expected = "tensors",
+                               .remedy = "tensors"}));
+  EXPECT_THAT(
+      [] {
+        concatenate(std::vector<Named>{{{"a", torch::rand({1})}}, {{"b", torch::rand({1})}}});
+      },
+      ThrowsError<DataError>(
+          {.place = "concatenate", .what = "Item 1", .got = "b:", .expected = "a:", .remedy = "same keys"}));
+  EXPECT_THAT(
+      [] {
+        concatenate(Tensors{at::Tensor(), torch::rand({1})});
+      },
+      ThrowsError<DataError>({.place = "concatenate",
+                              .what = "Tensor 0 of item 0",
+                              .got = "undefined",
+                              .expected = "undefined",
+                              .remedy = "shape"}));
+  EXPECT_THAT([] { concatenate(Tensors()); }, ThrowsError<UsageError>({.place = "concatenate",
+                                                                       .what = "nothing to concatenate",
+                                                                       .got = "empty",
+                                                                       .expected = "one",
+                                                                       .remedy = "empty"}));
   EXPECT_THROW(concatenate(Tensors(2, torch::tensor(1.0))), UsageError);
 }
 
@@ -183,8 +195,8 @@ TEST(PadInputTensors, TableOfTheOriginal) {
   const std::vector<std::tuple<int64_t, int64_t, int64_t>> table{{1, 2, 2}, {3, 2, 4}, {4, 3, 6}, {3, 4, 4},
                                                                  {4, 6, 6}, {1, 6, 6}, {2, 6, 6}, {61, 6, 66}};
   for (const auto& [batch, processes, rows] : table) {
-    const at::Tensor padded = pad_input_tensors(torch::rand({batch, 4, 4}),
-                                                {.batch_size = batch, .num_processes = processes});
+    const at::Tensor padded =
+        pad_input_tensors(torch::rand({batch, 4, 4}), {.batch_size = batch, .num_processes = processes});
     EXPECT_EQ(shape(padded), (Sizes{rows, 4, 4})) << batch << " for " << processes;
   }
 }
@@ -195,8 +207,7 @@ RC_GTEST_PROP(PadInputTensors, ReachesTheNextMultipleByRepeatingTheLastEntry, ()
   const auto processes = *rc::gen::inRange<int64_t>(1, 9);
   const auto dim = *rc::gen::inRange<int64_t>(-2, 2);
   const at::Tensor x = dim == 0 || dim == -2 ? torch::rand({size, 2}) : torch::rand({2, size});
-  const at::Tensor padded =
-      pad_input_tensors(x, {.batch_size = size, .num_processes = processes, .dim = dim});
+  const at::Tensor padded = pad_input_tensors(x, {.batch_size = size, .num_processes = processes, .dim = dim});
   const int64_t length = padded.size(dim);
   RC_ASSERT(length % processes == 0);
   RC_ASSERT(length - size < processes);

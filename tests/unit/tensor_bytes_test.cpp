@@ -79,8 +79,8 @@ T there_and_back(const T& value) {
 }
 
 RC_GTEST_PROP(Bytes, NestedValuesComeBackEqual, ()) {
-  using Value = std::vector<std::tuple<std::string, std::map<int64_t, std::vector<double>>, bool,
-                                       std::optional<std::set<std::string>>>>;
+  using Value = std::vector<
+      std::tuple<std::string, std::map<int64_t, std::vector<double>>, bool, std::optional<std::set<std::string>>>>;
   auto value = *rc::gen::container<Value>(rc::gen::apply(
       [](std::string text, std::map<int64_t, std::vector<int>> numbers, bool flag, bool present,
          std::set<std::string> words) {

@@ -31,7 +31,8 @@ TEST(FindExecutableBatchSize, TriesTheSizesOfTheOriginal) {
     return batch_size;
   });
   EXPECT_EQ(run(), 8);
-  EXPECT_EQ(sizes, (Sizes{128, 115, 103, 92, 82, 73, 65, 58, 52, 46, 41, 36, 32, 28, 25, 22, 19, 17, 15, 13, 11, 9, 8}));
+  EXPECT_EQ(sizes,
+            (Sizes{128, 115, 103, 92, 82, 73, 65, 58, 52, 46, 41, 36, 32, 28, 25, 22, 19, 17, 15, 13, 11, 9, 8}));
   EXPECT_EQ(run.batch_size(), 8);
 }
 

@@ -74,7 +74,8 @@ TEST(Listify, TableOfTheOriginal) {
   using Row = std::vector<int64_t>;
   using Matrix = std::vector<Row>;
   EXPECT_EQ(listify<Row>(torch::tensor({1, 2, 3, 4, 5})), (Row{1, 2, 3, 4, 5}));
-  EXPECT_EQ(listify<Matrix>(torch::tensor({{1, 2, 3, 4, 5}, {6, 7, 8, 9, 10}})), (Matrix{{1, 2, 3, 4, 5}, {6, 7, 8, 9, 10}}));
+  EXPECT_EQ(listify<Matrix>(torch::tensor({{1, 2, 3, 4, 5}, {6, 7, 8, 9, 10}})),
+            (Matrix{{1, 2, 3, 4, 5}, {6, 7, 8, 9, 10}}));
   EXPECT_EQ(listify<std::vector<Matrix>>(torch::arange(1, 9).view({2, 2, 2}).transpose(1, 2)),
             (std::vector<Matrix>{{{1, 3}, {2, 4}}, {{5, 7}, {6, 8}}}));
 }
@@ -85,20 +86,23 @@ TEST(Listify, ReadsEveryRealDtypeAndEveryStructure) {
             (std::vector<float>{0.5F, 2.0F}));
   EXPECT_EQ(listify<std::vector<bool>>(torch::tensor({true, false})), (std::vector<bool>{true, false}));
   EXPECT_EQ(listify<int64_t>(torch::tensor(9'007'199'254'740'993)), 9'007'199'254'740'993) << "no detour over doubles";
-  const std::map<std::string, double> metrics = listify<std::map<std::string, double>>(
-      Named{{"loss", torch::tensor(1.5)}, {"steps", torch::tensor(3)}});
+  const std::map<std::string, double> metrics =
+      listify<std::map<std::string, double>>(Named{{"loss", torch::tensor(1.5)}, {"steps", torch::tensor(3)}});
   EXPECT_EQ(metrics, (std::map<std::string, double>{{"loss", 1.5}, {"steps", 3}}));
   using Target = std::tuple<std::vector<double>, std::string>;
   EXPECT_EQ(listify<Target>(std::tuple(torch::tensor({1.0}), std::string("text"))), Target({1.0}, "text"));
 }
 
 TEST(Listify, SaysWhatHasNoSuchList) {
-  EXPECT_THAT([] { listify<std::vector<double>>(torch::zeros({2, 2})); },
-              ThrowsError<UsageError>({.place = "listify",
-                                       .what = "other dimensions",
-                                       .got = "[2, 2] and dtype Float",
-                                       .expected = "1 dimensions",
-                                       .remedy = "listify<"}));
+  EXPECT_THAT(
+      [] {
+        listify<std::vector<double>>(torch::zeros({2, 2}));
+      },
+      ThrowsError<UsageError>({.place = "listify",
+                               .what = "other dimensions",
+                               .got = "[2, 2] and dtype Float",
+                               .expected = "1 dimensions",
+                               .remedy = "listify<"}));
   EXPECT_THAT([] { listify<std::vector<int>>(torch::zeros({2})); },
               ThrowsError<UsageError>({.place = "listify",
                                        .what = "Fractions",
@@ -123,7 +127,8 @@ TEST(SendToDevice, KeepsStructuresAndWhatIsNoTensor) {
   const auto [a, list, one] = send_to_device(std::tuple(t, Tensors{t, t}, 1), meta);
   EXPECT_TRUE(a.is_meta() && list.at(0).is_meta() && list.at(1).is_meta());
   EXPECT_EQ(one, 1);
-  const auto map = send_to_device(std::map<std::string, std::variant<int, Tensors>>{{"b", Tensors{t, t}}, {"c", 1}}, meta);
+  const auto map =
+      send_to_device(std::map<std::string, std::variant<int, Tensors>>{{"b", Tensors{t, t}}, {"c", 1}}, meta);
   EXPECT_TRUE(std::get<Tensors>(map.at("b")).at(1).is_meta());
   EXPECT_EQ(std::get<int>(map.at("c")), 1);
   const Batch moved = send_to_device(batch(), meta);
@@ -135,7 +140,8 @@ TEST(SendToDevice, KeepsStructuresAndWhatIsNoTensor) {
 TEST(SendToDevice, SkipsKeysAtEveryLevel) {
   const c10::Device meta(c10::kMeta);
   using Maps = std::map<std::string, Named>;
-  const Maps value{{"keep", {{"x", torch::ones({1})}}}, {"move", {{"x", torch::ones({1})}, {"keep", torch::ones({1})}}}};
+  const Maps value{{"keep", {{"x", torch::ones({1})}}},
+                   {"move", {{"x", torch::ones({1})}, {"keep", torch::ones({1})}}}};
   const Maps moved = send_to_device(value, meta, {.skip_keys = {"keep"}});
   EXPECT_TRUE(moved.at("keep").at("x").is_cpu());
   EXPECT_TRUE(moved.at("move").at("x").is_meta());
@@ -147,16 +153,17 @@ TEST(SendToDevice, SkipsKeysAtEveryLevel) {
 TEST(FindDevice, TableOfTheOriginal) {
   const at::Tensor t = torch::ones({1});
   EXPECT_EQ(find_device(std::tuple(1, std::string("a"), t)), c10::Device(c10::kCPU));
-  EXPECT_EQ(find_device(std::map<std::string, std::variant<int, at::Tensor>>{{"a", 1}, {"b", t}}), c10::Device(c10::kCPU));
+  EXPECT_EQ(find_device(std::map<std::string, std::variant<int, at::Tensor>>{{"a", 1}, {"b", t}}),
+            c10::Device(c10::kCPU));
   EXPECT_EQ(find_device(std::tuple(1, std::string("a"))), std::nullopt);
   EXPECT_EQ(find_device(Tensors{at::Tensor(), torch::empty({1}, at::kMeta)}), c10::Device(c10::kMeta));
 }
 
 TEST(ConvertToFp32, ConvertsHalvesAndNothingElse) {
   const at::Tensor whole = torch::ones({1}, at::kLong), full = torch::ones({1}), wide = torch::ones({1}, at::kDouble);
-  const auto [map, list, text] = convert_to_fp32(
-      std::tuple(Named{{"h", torch::ones({1}, at::kHalf)}, {"b", torch::full({2}, 1.5, at::kBFloat16)}},
-                 Tensors{whole, full, wide, at::Tensor(), torch::ones({1}).to(at::kFloat8_e4m3fn)}, std::string("text")));
+  const auto [map, list, text] = convert_to_fp32(std::tuple(
+      Named{{"h", torch::ones({1}, at::kHalf)}, {"b", torch::full({2}, 1.5, at::kBFloat16)}},
+      Tensors{whole, full, wide, at::Tensor(), torch::ones({1}).to(at::kFloat8_e4m3fn)}, std::string("text")));
   EXPECT_EQ(map.at("h").scalar_type(), at::kFloat);
   EXPECT_TRUE(torch::equal(map.at("b"), torch::full({2}, 1.5)));
   EXPECT_TRUE(list.at(0).is_same(whole) && list.at(1).is_same(full) && list.at(2).is_same(wide));
