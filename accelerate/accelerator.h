@@ -235,10 +235,10 @@ class Accelerator {
     return value;
   }
   /// Objects that belong to samples, one each: those of all processes, without those that fill up the last batch.
-  template <class T = std::string>
-  requires(internal::contents<T>() != internal::Contents::kTensors)  //
-      std::vector<T> gather_for_metrics(const std::vector<T>& objects)
-  const { return gather_for_metrics(objects, MetricsOptions{.use_gather_object = true}); }
+  template <internal::WithoutTensors T = std::string>
+  std::vector<T> gather_for_metrics(const std::vector<T>& objects) const {
+    return gather_for_metrics(objects, MetricsOptions{.use_gather_object = true});
+  }
   template <class T>
   std::vector<T> gather_for_metrics(const std::vector<T>& objects, MetricsOptions options) const {
     if (!options.use_gather_object) return gather_for_metrics(std::vector<T>(objects));

@@ -35,6 +35,10 @@ std::string broadcast_bytes(const Group& group, std::string own, int64_t from);
 std::string join_texts(const std::vector<std::string>& texts);
 std::vector<std::string> split_texts(std::string_view bytes);
 
+/// Nothing of it can be gathered as a tensor.
+template <class T>
+concept WithoutTensors = contents<T>() != Contents::kTensors;
+
 /// Throws CommError naming both types, unless `sent` is `own`; both as `typeid` names them.
 void require_type(const char* operation, const std::string& sent, const char* own);
 
