@@ -114,6 +114,11 @@ class Words(RuleTest):
         files = {"accelerate/accelerator.cpp": "std::cout << 1;\nstd::cout << 2;\n"}
         self.assertEqual([("accelerate/accelerator.cpp", 2, "output")], self.places(words.leaving_and_printing, files))
 
+    def test_a_forked_copy_ends_in_one_place(self):
+        files = {"accelerate/launch/forks.cpp": "::_exit(0);\n::_exit(1);\n", "accelerate/launch/other.cpp": "::_exit(0);\n"}
+        self.assertEqual([("accelerate/launch/forks.cpp", 2, "exit"), ("accelerate/launch/other.cpp", 1, "exit")],
+                         sorted(self.places(words.leaving_and_printing, files)))
+
     def test_swallowed_errors(self):
         text = "try { f(); } catch (...) {\n}\ntry { f(); } catch (const E& e) { g(e); }\n"
         self.assertEqual([("tests/a.cpp", 1, "swallowed-error")], self.places(words.swallowed_errors, {"tests/a.cpp": text}))
