@@ -48,8 +48,8 @@ def produce():
     sys.path.insert(0, str(HERE))
     import torch
 
-    from original import checkpoints, configurations, ema, gather, learning_rates, problem, process, profile, schedules
-    from original import several, sharding, traces
+    from original import checkpoints, configurations, ema, gather, learning_rates, page, problem, process, profile
+    from original import schedules, several, sharding, traces
 
     torch.set_num_threads(1)
     # An untied schedule steps during accumulation, before the first optimizer step: the case is meant.
@@ -63,6 +63,7 @@ def produce():
         for name, document in several.documents(size, data).items():
             files[name] = {"versions": versions, **document}
     files["sharding.json"] = {"versions": versions, **sharding.document()}
+    files["page.json"] = {"versions": versions, **page.document()}
     files["process.json"] = {"versions": versions, **process.document()}
     files["schedules.json"] = {"versions": versions, **schedules.document()}
     files["schedules_long.json"] = {"versions": versions, **schedules.long_document()}
