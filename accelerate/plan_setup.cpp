@@ -78,7 +78,13 @@ ResolvedSetup resolve_setup(const AcceleratorOptions& options, const Environment
               .rng_types = resolve_rng_types(options, device),
               .project = resolve_project(options),
               .autocast = options.autocast_handler.value_or(AutocastOptions{}),
-              .log_level = {}};
+              .log_level = {},
+              .warnings = {}};
+  constexpr const char* kAffinity = "ACCELERATE_CPU_AFFINITY";
+  // Without a GPU there is nothing to be near to.
+  if (environment.flag(kAffinity).value_or(false) && !device.is_cpu()) {
+    setup.warnings.push_back(std::string(kAffinity) + " is set, but processes are not pinned to processors yet");
+  }
   Field level{"log_level", "default", "default"};
   if (options.log_level) {
     level = {"log_level", *options.log_level, "argument"};

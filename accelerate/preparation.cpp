@@ -88,7 +88,7 @@ class Build {
                                                      .split_batches = plan.data.split_batches},
                                            .group = context_.group,
                                            .non_blocking = plan.data.non_blocking,
-                                           .seedable = plan.data.use_seedable_sampler,
+                                           .draw_seed = draw_seed(),
                                            .data_seed = plan.data.data_seed,
                                            .before_pass = before_pass()});
     all_.loaders.push_back({item.loader, item.prepared});
@@ -142,6 +142,13 @@ class Build {
       // After training each process may go on alone.
       if (!sync->closed()) synchronize_rng_states(group, types, device, nullptr);
     };
+  }
+
+  /// Of a pass's order, rank 0's for all; empty with the seedable sampler.
+  std::function<uint64_t()> draw_seed() const {
+    if (context_.plan.data.use_seedable_sampler) return {};
+    return
+        [group = context_.group, sync = context_.sync] { return draw_common_seed(sync->closed() ? Group() : group); };
   }
 
   template <class Inner>

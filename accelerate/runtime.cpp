@@ -108,6 +108,7 @@ Runtime::Runtime(Plan plan, LogSink sink)
                              .divide_by_micro_steps = plan_.accumulation.divide_by == WindowDivisor::kMicroSteps},
           active_loaders_)) {
   keep_freed_memory();
+  for (const std::string& warning : plan_.setup.warnings) log_.warning(warning);
   if (plan_.world.rank == 0) {
     if (const auto warning = kernel_warning(Kernel::of_host())) log_.warning(*warning);
   }

@@ -8,7 +8,6 @@
 #include <ranges>
 #include <string>
 
-#include "accelerate/comm/random_state.h"
 #include "accelerate/core/error.h"
 #include "accelerate/data/sampler.h"
 
@@ -129,8 +128,8 @@ LoaderPass::LoaderPass(std::shared_ptr<LoaderCore> loader) : loader_(std::move(l
   if (placement && placement->before_pass) placement->before_pass();
   const int64_t epoch = loader_->epoch_++;
   if (options.shuffle) {
-    const bool drawn = placement && !placement->seedable;
-    order_ = drawn ? shuffled_order(loader_->samples_, draw_common_seed(placement->group), 0)
+    const bool drawn = placement && placement->draw_seed;
+    order_ = drawn ? shuffled_order(loader_->samples_, placement->draw_seed(), 0)
                    : shuffled_order(loader_->samples_, *options.seed, epoch);
   } else {
     order_ = sequential_order(loader_->samples_);

@@ -43,9 +43,9 @@ struct LoaderPlacement {
   DataShard shard = {};
   Group group = {};  ///< the ranks that share the data
   bool non_blocking = true;
-  bool seedable = true;                    ///< false: each pass draws the seed of its order
-  std::optional<uint64_t> data_seed = {};  ///< for a loader without a seed of its own
-  std::function<void()> before_pass = {};  ///< reached by every rank when a pass starts
+  std::function<uint64_t()> draw_seed = {};  ///< of a pass's order; empty: it is that of (seed, epoch)
+  std::optional<uint64_t> data_seed = {};    ///< for a loader without a seed of its own
+  std::function<void()> before_pass = {};    ///< reached by every rank when a pass starts
 };
 
 class LoaderPass;

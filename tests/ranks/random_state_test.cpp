@@ -115,8 +115,11 @@ TEST_P(RandomStates, APassOverAPreparedLoaderBringsThoseTogetherThatRngTypesName
 }
 
 TEST_P(RandomStates, AfterTrainingEachProcessPassesAlone) {
-  const auto texts = run_processes(GetParam(), {.rng_types = {"torch"}}, [](Accelerator& accelerator) {
-    const auto loader = accelerator.prepare(DataLoader(TensorDataset(torch::arange(16)), {.batch_size = 1}));
+  const AcceleratorOptions options{.dataloader_config = DataLoaderConfiguration{.use_seedable_sampler = false},
+                                   .rng_types = {"torch"}};
+  const auto texts = run_processes(GetParam(), options, [](Accelerator& accelerator) {
+    const auto loader =
+        accelerator.prepare(DataLoader(TensorDataset(torch::arange(16)), {.batch_size = 1, .shuffle = true}));
     accelerator.wait_for_everyone();
     accelerator.end_training();
     int64_t batches = 0;

@@ -121,6 +121,15 @@ TEST(Setup, TheLogLevelOfArgumentAndEnvironment) {
                                 .remedy = "ACCELERATE_LOG_LEVEL"}));
 }
 
+TEST(Setup, AnAffinityThatIsNotDoneIsSaidWhereThereIsAGpu) {
+  const Variables pinned{{"ACCELERATE_CPU_AFFINITY", "1"}};
+  EXPECT_TRUE(plan_of({}, pinned).setup.warnings.empty());
+  EXPECT_TRUE(plan_of({}, {}, {.cuda_devices = 1}).setup.warnings.empty());
+  EXPECT_THAT(plan_of({}, pinned, {.cuda_devices = 1}).setup.warnings,
+              testing::ElementsAre(testing::HasSubstr("ACCELERATE_CPU_AFFINITY")));
+  EXPECT_THROW(plan_of({}, {{"ACCELERATE_CPU_AFFINITY", "near"}}), ConfigError);
+}
+
 TEST(Setup, EnginesAndCompilersThatAreNotHere) {
   for (const char* name : {"ACCELERATE_USE_PARALLELISM_CONFIG", "ACCELERATE_USE_SAGEMAKER", "ACCELERATE_USE_FSDP"}) {
     EXPECT_THAT(
