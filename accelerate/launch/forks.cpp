@@ -118,7 +118,7 @@ Forks::Result Forks::wait(const Limits& limits) {
     }
     const auto now = Clock::now();
     if (!press && !result.order.empty()) press = now + limits.grace;
-    if (!result.timed_out && limits.all && now >= begin + *limits.all && count() > 0) {
+    if (!press && limits.all && now >= begin + *limits.all && count() > 0) {
       result.timed_out = true;
       press = now;
     }

@@ -70,11 +70,10 @@ TEST(ForkedRanks, AreRefusedOnceLibTorchHasThreads) {
                                 HasSubstr("accelerate-cpp launch")));
 }
 
-// Nothing shows it from outside, but LibTorch knows; its text comes home.
-TEST(ForkedRanks, ABackwardBeforeIsFoundByLibTorch) {
+// LibTorch refuses autograd in a copy once its engine has threads for devices; on the CPU it has none.
+TEST(ForkedRanks, ABackwardBeforeDoesNotMatterOnTheCpu) {
   const Ended ended = forked("backward_before", {{"OMP_NUM_THREADS", "1"}});
-  EXPECT_NE(ended.exit_code, 0);
-  EXPECT_THAT(ended.text, HasSubstr("autograd"));
+  EXPECT_EQ(ended.exit_code, 0) << ended.text;
 }
 
 }  // namespace

@@ -216,6 +216,19 @@ TEST_F(Forked, AfterAFailureThoseThatHangAreEnded) {
   for (size_t i = 0; i < 3; ++i) EXPECT_FALSE(alive(board_->ids[i]));
 }
 
+TEST_F(Forked, AFailureIsNotHiddenByTheTimeoutOfThoseItLeftHanging) {
+  EXPECT_THAT(
+      [&] {
+        accelerate::launch(
+            [&] {
+              if (rank() == 0) throw std::runtime_error("first");
+              while (true) ::pause();
+            },
+            {.num_processes = 2, .cpu = true, .timeout = 200ms, .grace_period = 400ms});
+      },
+      Throws<RankError>(Property(&RankError::what, HasSubstr("Rank 0 of 2 threw an exception: got \"first\""))));
+}
+
 TEST_F(Forked, ATimeoutNamesWhoWasLate) {
   EXPECT_THAT(
       [&] {
