@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -22,21 +23,21 @@ TEST(Log, TheSinkReceivesOneFinishedLineWithTheRankInFront) {
   EXPECT_THAT(lines, ElementsAre(Pair(LogLevel::kInfo, "[rank 3] started"), Pair(LogLevel::kWarning, "[rank 3] slow")));
 }
 
-TEST(Log, AThresholdCountsWithASinkAndWithout) {
-  const auto lines = [](LogThreshold threshold) {
+TEST(Log, TheLeastLevelCountsWithASinkAndWithout) {
+  const auto lines = [](std::optional<LogLevel> least) {
     int64_t count = 0;
-    const Log log([&](LogLevel, std::string_view) { ++count; }, 0, threshold);
+    const Log log([&](LogLevel, std::string_view) { ++count; }, 0, least);
     log.info("started");
     log.warning("slow");
     return count;
   };
-  EXPECT_EQ(lines(LogThreshold::kDefault), 2);
-  EXPECT_EQ(lines(LogThreshold::kInfo), 2);
-  EXPECT_EQ(lines(LogThreshold::kWarning), 1);
-  EXPECT_EQ(lines(LogThreshold::kNothing), 0);
+  EXPECT_EQ(lines({}), 2);
+  EXPECT_EQ(lines(LogLevel::kInfo), 2);
+  EXPECT_EQ(lines(LogLevel::kWarning), 1);
+  EXPECT_EQ(lines(LogLevel::kError), 0);
   ::testing::internal::CaptureStderr();
-  Log({}, 0, LogThreshold::kInfo).info("started");
-  Log({}, 0, LogThreshold::kNothing).warning("slow");
+  Log({}, 0, LogLevel::kInfo).info("started");
+  Log({}, 0, LogLevel::kError).warning("slow");
   EXPECT_EQ(::testing::internal::GetCapturedStderr(), "accelerate: [rank 0] started\n");
 }
 

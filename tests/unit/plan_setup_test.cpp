@@ -2,6 +2,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
+#include <optional>
+#include <string>
+
 #include "accelerate/core/kernel.h"
 #include "accelerate/plan.h"
 #include "tests/support/throws_error.h"
@@ -34,8 +38,8 @@ TEST(Setup, ArgumentsCountAndSaySo) {
   EXPECT_EQ(field(plan, "rng_types").value, "torch, generator");
   EXPECT_EQ(field(plan, "rng_types").source, "argument");
   EXPECT_EQ(field(plan, "autocast").value, "off");
-  EXPECT_FALSE(plan.precision.policy.autocast);
-  EXPECT_EQ(plan.precision.policy.cache_casts, false);
+  EXPECT_FALSE(plan.precision.policy.autocast.enabled);
+  EXPECT_EQ(plan.precision.policy.autocast.cache_enabled, false);
   EXPECT_EQ(field(plan, "project_dir").value, "run");
   EXPECT_EQ(field(plan, "logging_dir").value, "run");
   EXPECT_EQ(field(plan, "logging_dir").source, "project_dir");
@@ -103,22 +107,22 @@ TEST(Setup, ProjectFolders) {
 }
 
 TEST(Setup, TheLogLevelOfArgumentAndEnvironment) {
-  EXPECT_EQ(plan_of().setup.log, LogThreshold::kDefault);
+  EXPECT_EQ(plan_of().setup.log_level, std::nullopt);
   const Variables info{{"ACCELERATE_LOG_LEVEL", "INFO"}};
-  EXPECT_EQ(plan_of({}, info).setup.log, LogThreshold::kInfo);
+  EXPECT_EQ(plan_of({}, info).setup.log_level, LogLevel::kInfo);
   EXPECT_EQ(field(plan_of({}, info), "log_level").source, "environment ACCELERATE_LOG_LEVEL");
-  EXPECT_EQ(plan_of({.log_level = "error"}, info).setup.log, LogThreshold::kNothing);
+  EXPECT_EQ(plan_of({.log_level = "error"}, info).setup.log_level, LogLevel::kError);
   EXPECT_EQ(field(plan_of({.log_level = "error"}, info), "log_level").source, "argument");
-  EXPECT_EQ(plan_of({.log_level = "warning"}).setup.log, LogThreshold::kWarning);
+  EXPECT_EQ(plan_of({.log_level = "warning"}).setup.log_level, LogLevel::kWarning);
   EXPECT_THAT(
       [] {
         plan_of({}, {{"ACCELERATE_LOG_LEVEL", "loud"}});
       },
-      ThrowsError<ConfigError>({.place = "log_level",
+      ThrowsError<ConfigError>({.place = "ACCELERATE_LOG_LEVEL",
                                 .what = "not known",
-                                .got = "\"loud\" (environment ACCELERATE_LOG_LEVEL)",
-                                .expected = "\"debug\", \"info\", \"warning\", \"error\", \"critical\"",
-                                .remedy = "ACCELERATE_LOG_LEVEL"}));
+                                .got = "\"loud\"",
+                                .expected = "debug, info, warning, error or critical",
+                                .remedy = "unset it"}));
 }
 
 TEST(Setup, AnAffinityThatIsNotDoneIsSaidWhereThereIsAGpu) {
