@@ -74,7 +74,8 @@ class Accelerator {
   requires(!internal::begins_with_options<Objects...>) auto prepare(Objects&&... objects) {
     return prepare_objects(PrepareOptions{}, std::forward<Objects>(objects)...);
   }
-  /// `prepare({.device_placement = {true, false}}, model, loader)`. Throws UsageError for as many entries as objects.
+  /// `prepare({.device_placement = {true, false}}, model, loader)`. Throws UsageError unless
+  /// there are as many entries as objects.
   template <class... Objects>
   auto prepare(const PrepareOptions& options, Objects&&... objects) {
     return prepare_objects(options, std::forward<Objects>(objects)...);

@@ -13,12 +13,14 @@ namespace accelerate::internal {
 namespace {
 
 /// Ranks that differ in these take different numbers of steps, have different rates, or exchange different tensors.
-constexpr std::array<const char*, 13> kShared{"num_processes",
+constexpr std::array<const char*, 15> kShared{"num_processes",
                                               "strategy",
                                               "mixed_precision",
                                               "gradient_accumulation_steps",
                                               "sync_with_dataloader",
                                               "adjust_scheduler",
+                                              "sync_each_batch",
+                                              "divide_by",
                                               "even_batches",
                                               "split_batches",
                                               "step_scheduler_with_optimizer",

@@ -80,7 +80,7 @@ class Build {
     }
     const Plan& plan = context_.plan;
     item.prepared = item.loader->prepared({.device = plan.device,
-                                           .moves = places(item.options.device_placement),
+                                           .move = places(item.options.device_placement),
                                            .active = context_.active_loaders,
                                            .shard = {.rank = context_.group.rank(),
                                                      .size = context_.group.size(),

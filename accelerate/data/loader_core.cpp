@@ -160,7 +160,7 @@ void* LoaderPass::next() {
   progress_.batch_samples = std::min(plan.total_batch_size(), plan.samples - position_ * plan.total_batch_size());
   ++position_;
   progress_.end_of_dataloader = position_ == plan.batches();
-  if (loader_->placement_ && loader_->placement_->moves) {
+  if (loader_->placement_ && loader_->placement_->move) {
     const c10::Device device = loader_->placement_->device;
     const bool non_blocking = loader_->placement_->non_blocking;
     current_.for_each(current_.value.get(), [&](at::Tensor& tensor) {

@@ -38,7 +38,7 @@ using Fetch = std::function<Slot(std::span<const int64_t> indices)>;
 /// What preparing adds to a loader.
 struct LoaderPlacement {
   c10::Device device;  ///< of the ranks
-  bool moves = true;   ///< batches go there
+  bool move = true;    ///< batches come on `device`
   std::shared_ptr<ActiveLoaders> active;
   DataShard shard = {};
   Group group = {};  ///< the ranks that share the data

@@ -200,6 +200,20 @@ INSTANTIATE_TEST_SUITE_P(Settings, TestSyncAccumulation,
 
 // test_dataloader_break is tests/unit/data_active_loaders_test.cpp.
 
+// Ranks that differ would wait for each other, or divide differently.
+TEST(Accumulation, IsComparedOverTheRanks) {
+  const auto differ = [](GradientAccumulationPlugin first, GradientAccumulationPlugin second) {
+    ddp::on_ranks(2, [&](const Rank& rank) {
+      const auto construct = [&] {
+        Accelerator accelerator(rank.options({.gradient_accumulation_plugin = rank.rank() == 0 ? first : second}));
+      };
+      EXPECT_THROW(construct(), accelerate::ConfigError);
+    });
+  };
+  differ({.num_steps = 2}, {.num_steps = 2, .sync_each_batch = true});
+  differ({.num_steps = 2}, {.num_steps = 2, .divide_by = accelerate::WindowDivisor::kMicroSteps});
+}
+
 // The short last window of every process, divided by its own number of micro-steps.
 TEST(DivideByMicroSteps, IsTheSameOnEveryRank) {
   for (const bool each_batch : {false, true}) {

@@ -53,6 +53,8 @@ TEST(Resolve, EveryFieldSaysWhereItCameFrom) {
             "gradient_accumulation_steps    1            (default)\n"
             "sync_with_dataloader           true         (default)\n"
             "adjust_scheduler               false        (default)\n"
+            "sync_each_batch                false        (default)\n"
+            "divide_by                      num_steps    (default)\n"
             "even_batches                   true         (default)\n"
             "split_batches                  false        (default)\n"
             "step_scheduler_with_optimizer  true         (default)\n"
