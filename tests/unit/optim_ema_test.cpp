@@ -61,6 +61,16 @@ TEST(EmaDecay, CopiesFirstThenKeepsItsShare) {
   EXPECT_EQ(accelerate::internal::ema_decay(late, 7), 0.9);
 }
 
+TEST(EmaDecay, RisesAsItsFormulaSays) {
+  // Update 3 is n = 2.
+  const auto third = [](EmaOptions options) { return accelerate::internal::ema_decay(options, 3); };
+  EXPECT_DOUBLE_EQ(third({.use_ema_warmup = true}), 1 - std::pow(3.0, -2.0 / 3.0));
+  EXPECT_DOUBLE_EQ(third({.use_ema_warmup = true, .inv_gamma = 4, .power = 0.5}), 1 - std::pow(1.5, -0.5));
+  EXPECT_DOUBLE_EQ(third({.ramp_up = true}), 3.0 / 12);
+  EXPECT_DOUBLE_EQ(third({.decay = 0.2, .ramp_up = true}), 0.2);
+  EXPECT_DOUBLE_EQ(third({.min_decay = 0.5, .ramp_up = true}), 0.5);
+}
+
 RC_GTEST_PROP(EmaDecay, RisesFromItsLeastToItsMost, ()) {
   EmaOptions options;
   options.decay = *rc::gen::inRange(0, 1001) / 1000.0;
