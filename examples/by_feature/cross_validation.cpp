@@ -151,6 +151,8 @@ void training_function(const Config& config, const Args& args) {
       if (i == 0) test_references.push_back(references.cpu());
     }
     test_predictions.push_back(torch::cat(fold_predictions, 0));
+    // We now need to release all our memory and get rid of the current model, optimizer, etc
+    accelerator.free_memory(model, optimizer);
   }
   // New Code #
   // Finally we check the accuracy of our folded results:

@@ -37,13 +37,9 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Script{"gradient_accumulation", "epoch 2: accuracy", 3, 0.9},
                     Script{"gradient_accumulation --gradient_accumulation_steps 4", "epoch 2: accuracy", 3, 0.6},
                     Script{"gradient_accumulation --mixed_precision bf16", "epoch 2: accuracy", 3, 0.9},
-                    Script{"cross_validation", "Average test metrics from all folds: accuracy", 9, 0.9}
-#ifdef ACCELERATE_LOCAL_SGD
-                    ,
+                    Script{"cross_validation", "Average test metrics from all folds: accuracy", 9, 0.9},
                     Script{"local_sgd", "epoch 2: accuracy", 3, 0.8},
-                    Script{"local_sgd --local_sgd_steps 2 --gradient_accumulation_steps 2", "epoch 2: accuracy", 3, 0.5}
-#endif
-                    ));
+                    Script{"local_sgd --local_sgd_steps 2 --gradient_accumulation_steps 2", "epoch 2: accuracy", 3, 0.5}));
 
 TEST_P(ByFeature, RunsInOneProcessAndInTwo) {
   const Script& script = GetParam();
