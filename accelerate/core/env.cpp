@@ -89,7 +89,8 @@ EnvironmentScope patch_environment(const std::map<std::string, std::string>& var
 
 EnvironmentScope clear_environment() {
   EnvironmentScope scope;
-  for (const auto& [name, value] : Environment::of_process().all()) {
+  const Environment now = Environment::of_process();
+  for (const auto& [name, value] : now.all()) {
     scope.before_.emplace(name, value);
     unsetenv(name.c_str());
   }
@@ -100,7 +101,8 @@ EnvironmentScope clear_environment() {
 EnvironmentScope purge_accelerate_environment() {
   EnvironmentScope scope;
   scope.family_ = "ACCELERATE_";
-  for (const auto& [name, value] : Environment::of_process().all()) {
+  const Environment now = Environment::of_process();
+  for (const auto& [name, value] : now.all()) {
     if (name.starts_with(*scope.family_)) scope.before_.emplace(name, value);
   }
   return scope;
@@ -111,7 +113,8 @@ EnvironmentScope::EnvironmentScope(EnvironmentScope&& other) noexcept
 
 EnvironmentScope::~EnvironmentScope() {
   if (family_) {
-    for (const auto& [name, value] : Environment::of_process().all()) {
+    const Environment now = Environment::of_process();
+    for (const auto& [name, value] : now.all()) {
       if (name.starts_with(*family_) && !before_.contains(name)) unsetenv(name.c_str());
     }
   }
