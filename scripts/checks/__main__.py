@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from . import compile as compilation_rules
-from . import headers, layers, layout, programs, sizes, words
+from . import headers, layers, layout, parity, programs, sizes, words
 from .cache import Cache
 from .tree import Tree
 
@@ -25,6 +25,7 @@ TEXT_RULES = [
     sizes.file_lengths,
     sizes.shape,
     programs.python_parses,
+    parity.parity_page,
 ]
 
 

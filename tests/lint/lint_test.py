@@ -6,7 +6,7 @@ from pathlib import Path
 
 from checks import __main__ as program
 from checks import compile as compilation
-from checks import headers, layers, layout, mutations, programs, sizes, words
+from checks import headers, layers, layout, mutations, parity, programs, sizes, words
 from checks.cache import Cache
 from checks.cpp import Source
 from checks.tree import Tree
@@ -175,6 +175,44 @@ class Programs(RuleTest):
                          [(f.path, f.rule) for f in programs.shell_parses(tree, Cache(None))])
 
 
+class Parity(RuleTest):
+    TESTS = {"tests/unit/a.cpp": "TEST(A, One) {}\n// TEST(A, Comment)\nTEST_P(B,\n       Two) {}\nRC_GTEST_PROP(C, Three, ()) {}\n",
+             "tests/compile_fail/four.cpp": ""}
+
+    def page(self, rows, **counts):
+        """The page's counts, 0 for those that are not given, from line 3; then from line 19 on its items."""
+        counts = {name.replace("_", " "): count for name, count in counts.items()}
+        stated = "".join(f"| {outcome} | {counts.get(outcome, 0)} |\n" for outcome in parity._OUTCOMES)
+        items = "".join(f"| a case | {cell} |\n" for cell in rows)
+        text = "| outcome | items |\n|---|---|\n" + stated + "\n| checks | covered by |\n|---|---|\n" + items
+        return self.places(parity.parity_page, self.TESTS | {"docs/parity.md": text})
+
+    def test_names_and_counts_that_are_right(self):
+        rows = ["`A.One`, `B.Two` (differs)", "`C.Three`", "`compile_fail/four`", "other hardware", '"fp8": later; `A.One`',
+                "not covered yet"]
+        self.assertEqual([("docs/parity.md", 14, "parity")], self.page(rows, all=6, covered=3, other_hardware=1, not_covered_yet=1))
+        self.assertEqual([], self.page(rows[:4] + rows[5:], all=5, covered=3, other_hardware=1, not_covered_yet=1))
+
+    def test_names_that_are_not_there(self):
+        rows = ["`A.One`, `A.Two`", "`A.Comment`", "other hardware: `compile_fail/five`"]
+        self.assertEqual([("docs/parity.md", line, "parity") for line in (19, 20, 21)],
+                         self.page(rows, all=3, covered=2, other_hardware=1))
+
+    def test_names_outside_the_tables(self):
+        files = self.TESTS | {"docs/parity.md": "So far `A.One`, `A.Two` and `Ddp{.a = 1}`.\n"}
+        self.assertIn(("docs/parity.md", 1, "`A.Two`"), [(f.path, f.line, f.got) for f in parity.parity_page(self.tree(files))])
+        self.assertNotIn("`A.One`", [f.got for f in parity.parity_page(Tree(self.root))])
+
+    def test_reasons_that_are_none(self):
+        self.assertEqual([("docs/parity.md", 19, "parity")], self.page(["no time", "`A.One`"], all=2, covered=1))
+
+    def test_counts_that_are_wrong_or_missing(self):
+        self.assertEqual([("docs/parity.md", line, "parity") for line in (3, 4)], self.page(["`A.One`"], all=2))
+        text = "| checks | covered by |\n|---|---|\n| a case | `A.One` |\n"
+        found = list(parity.parity_page(self.tree(self.TESTS | {"docs/parity.md": text})))
+        self.assertEqual(len(parity._OUTCOMES), len(found))
+
+
 class Compiled(RuleTest):
     def compilation(self, files):
         return compilation.Compilation(self.tree(files), [])
@@ -255,7 +293,7 @@ class Program(unittest.TestCase):
         self.assertEqual("a.h:3: exit: got `exit`, expected an Error. Throw.", str(finding))
 
     def test_every_rule_is_run(self):
-        modules = [headers, layers, sizes, words]
+        modules = [headers, layers, parity, sizes, words]
         rules = {f for m in modules for name, f in vars(m).items()
                  if callable(f) and f.__module__ == m.__name__ and f.__code__.co_flags & 0x20}
         self.assertEqual(rules, rules & set(program.TEXT_RULES))
