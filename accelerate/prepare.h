@@ -198,10 +198,11 @@ PrepareItem to_item(T&& object) {
         "accelerate: prepare() shares a module with you, so it cannot take one by reference or value: pass the "
         "TORCH_MODULE holder or a std::shared_ptr, for example std::make_shared<Net>().");
   } else {
-    static_assert(always_false<T>,
-                  "accelerate: prepare() takes modules (holder, std::shared_ptr or torch::jit::Module), torch::optim optimizers, "
-                  "accelerate::DataLoader, accelerate::Scheduler, schedules such as accelerate::cosine() or "
-                  "accelerate::ReduceLROnPlateau, and torch::optim schedulers.");
+    static_assert(
+        always_false<T>,
+        "accelerate: prepare() takes modules (holder, std::shared_ptr or torch::jit::Module), torch::optim optimizers, "
+        "accelerate::DataLoader, accelerate::Scheduler, schedules such as accelerate::cosine() or "
+        "accelerate::ReduceLROnPlateau, and torch::optim schedulers.");
   }
 }
 

@@ -37,7 +37,8 @@ std::vector<std::string> split_texts(std::string_view bytes);
 
 /// Nothing of it can be gathered as a tensor.
 template <class T>
-concept WithoutTensors = contents<T>() != Contents::kTensors;
+concept WithoutTensors = contents<T>()
+!= Contents::kTensors;
 
 /// Throws CommError naming both types, unless `sent` is `own`; both as `typeid` names them.
 void require_type(const char* operation, const std::string& sent, const char* own);

@@ -71,9 +71,7 @@ class Scheduler {
   /// Enough to go on from here in another run: a schedule's rates depend on the step alone.
   SchedulerState state_dict() const { return internal::held(core_, "scheduler")->state(); }
   /// Sets the optimizer's rates, too. Throws UsageError for a state of other groups or another kind of scheduler.
-  void load_state_dict(const SchedulerState& state) const {
-    internal::held(core_, "scheduler")->load(state);
-  }
+  void load_state_dict(const SchedulerState& state) const { internal::held(core_, "scheduler")->load(state); }
 
   const std::shared_ptr<internal::SchedulerCore>& core() const { return core_; }
   bool is_prepared() const { return binding_.has_value(); }

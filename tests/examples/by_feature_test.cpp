@@ -39,7 +39,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Script{"gradient_accumulation --mixed_precision bf16", "epoch 2: accuracy", 3, 0.9},
                     Script{"cross_validation", "Average test metrics from all folds: accuracy", 9, 0.9},
                     Script{"local_sgd", "epoch 2: accuracy", 3, 0.8},
-                    Script{"local_sgd --local_sgd_steps 2 --gradient_accumulation_steps 2", "epoch 2: accuracy", 3, 0.5}));
+                    Script{"local_sgd --local_sgd_steps 2 --gradient_accumulation_steps 2", "epoch 2: accuracy", 3,
+                           0.5}));
 
 TEST_P(ByFeature, RunsInOneProcessAndInTwo) {
   const Script& script = GetParam();

@@ -196,7 +196,8 @@ TEST_P(Objects, ComplexNumbersArePaddedAndAveragedButHaveNoLargest) {
     const at::Tensor own =
         torch::complex(torch::full({2}, static_cast<double>(rank.rank()), at::kDouble), torch::ones({2}, at::kDouble));
     const at::Tensor mean = accelerator.reduce(own, {.reduction = "mean"});
-    EXPECT_TRUE(torch::equal(torch::real(mean), torch::full({2}, static_cast<double>(GetParam() - 1) / 2, at::kDouble)));
+    EXPECT_TRUE(
+        torch::equal(torch::real(mean), torch::full({2}, static_cast<double>(GetParam() - 1) / 2, at::kDouble)));
     EXPECT_TRUE(torch::equal(torch::imag(mean), torch::ones({2}, at::kDouble)));
     EXPECT_EQ(accelerator.pad_across_processes(own.narrow(0, 0, rank.rank() == 0 ? 1 : 2)).size(0),
               GetParam() == 1 ? 1 : 2);

@@ -129,8 +129,9 @@ TEST(Reduce, KeepsStructureDtypeAndGraph) {
 
 TEST(Reduce, AnUnknownReductionIsRefused) {
   const Accelerator accelerator;
-  expect_error<UsageError>([&] { accelerator.reduce(torch::ones({2}), {.reduction = "average"}); },
-                           {"reduce", "\"average\"", "\"sum\", \"mean\", \"max\" or \"none\"", "{.reduction = \"sum\"}"});
+  expect_error<UsageError>(
+      [&] { accelerator.reduce(torch::ones({2}), {.reduction = "average"}); },
+      {"reduce", "\"average\"", "\"sum\", \"mean\", \"max\" or \"none\"", "{.reduction = \"sum\"}"});
   EXPECT_THROW(accelerator.reduce(at::Tensor(), {.reduction = "Sum"}), UsageError) << "also where nothing is reduced";
 }
 

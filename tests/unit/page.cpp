@@ -1,5 +1,5 @@
-// Every name of the manual's page and of the original's Accelerator and states: called, or said why not. The list of names
-// is the original's own (tests/parity/original/page.py), so that none is forgotten and none has come and gone.
+// Every name of the manual's page and of the original's Accelerator and states: called, or said why not. The list of
+// names is the original's own (tests/parity/original/page.py), so that none is forgotten and none has come and gone.
 #include <fstream>
 #include <functional>
 #include <iostream>
@@ -104,8 +104,9 @@ TEST_F(Page, OfTheAccelerator) {
   call("gather", [&] { EXPECT_TRUE(torch::equal(accelerator.gather(batch.x), batch.x)); });
   call("reduce", [&] { EXPECT_TRUE(torch::equal(accelerator.reduce(batch.x, {.reduction = "mean"}), batch.x)); });
   call("pad_across_processes", [&] { accelerator.pad_across_processes(batch.x, {.dim = 1, .pad_index = -1}); });
-  call("split_between_processes",
-       [&] { EXPECT_EQ(accelerator.split_between_processes(std::vector<int>{1, 2, 3}).size(), 3U); });
+  call("split_between_processes", [&] {
+    EXPECT_EQ(accelerator.split_between_processes(std::vector<int>{1, 2, 3}).size(), 3U);
+  });
   call("wait_for_everyone", [&] { accelerator.wait_for_everyone(); });
   call("set_trigger", [&] { accelerator.set_trigger(); });
   call("check_trigger", [&] {
@@ -156,35 +157,34 @@ TEST_F(Page, OfTheAccelerator) {
   call("clear", [&] { accelerator.clear(model, loader); });
   call("end_training", [&] { accelerator.end_training(); });
 
-  expect_complete(names("/accelerator"),
-                  {{"save", kCheckpoints},
-                   {"save_state", kCheckpoints},
-                   {"load_state", kCheckpoints},
-                   {"get_state_dict", kCheckpoints},
-                   {"register_for_checkpointing", kCheckpoints},
-                   {"register_save_state_pre_hook", kCheckpoints},
-                   {"register_load_state_pre_hook", kCheckpoints},
-                   {"skip_first_batches", kCheckpoints},
-                   {"use_stateful_dataloader", kLoaders},
-                   {"dispatch_batches", kLoaders},
-                   {"init_trackers", kTrackers},
-                   {"get_tracker", kTrackers},
-                   {"log", kTrackers},
-                   {"verify_device_map", "later: placement of large models"},
-                   {"fp8_backend", "later: fp8"},
-                   {"parallelism_config", kMeshes},
-                   {"torch_device_mesh", kMeshes},
-                   {"data_parallel_rank", kMeshes},
-                   {"data_parallel_shard_rank", kMeshes},
-                   {"tensor_parallel_rank", kMeshes},
-                   {"context_parallel_rank", kMeshes},
-                   {"pipeline_parallel_rank", kMeshes},
-                   {"maybe_context_parallel", kMeshes},
-                   {"is_fsdp2", "later: sharded models"},
-                   {"is_composable_parallelism_enabled", "later: sharded models"},
-                   {"deepspeed_plugin", kOtherEngine},
-                   {"deepspeed_ulysses_dl_adapter", kOtherEngine},
-                   {"lomo_backward", "an optimizer of Python's"}});
+  expect_complete(names("/accelerator"), {{"save", kCheckpoints},
+                                          {"save_state", kCheckpoints},
+                                          {"load_state", kCheckpoints},
+                                          {"get_state_dict", kCheckpoints},
+                                          {"register_for_checkpointing", kCheckpoints},
+                                          {"register_save_state_pre_hook", kCheckpoints},
+                                          {"register_load_state_pre_hook", kCheckpoints},
+                                          {"skip_first_batches", kCheckpoints},
+                                          {"use_stateful_dataloader", kLoaders},
+                                          {"dispatch_batches", kLoaders},
+                                          {"init_trackers", kTrackers},
+                                          {"get_tracker", kTrackers},
+                                          {"log", kTrackers},
+                                          {"verify_device_map", "later: placement of large models"},
+                                          {"fp8_backend", "later: fp8"},
+                                          {"parallelism_config", kMeshes},
+                                          {"torch_device_mesh", kMeshes},
+                                          {"data_parallel_rank", kMeshes},
+                                          {"data_parallel_shard_rank", kMeshes},
+                                          {"tensor_parallel_rank", kMeshes},
+                                          {"context_parallel_rank", kMeshes},
+                                          {"pipeline_parallel_rank", kMeshes},
+                                          {"maybe_context_parallel", kMeshes},
+                                          {"is_fsdp2", "later: sharded models"},
+                                          {"is_composable_parallelism_enabled", "later: sharded models"},
+                                          {"deepspeed_plugin", kOtherEngine},
+                                          {"deepspeed_ulysses_dl_adapter", kOtherEngine},
+                                          {"lomo_backward", "an optimizer of Python's"}});
 }
 
 TEST_F(Page, OfTheStates) {
@@ -199,8 +199,8 @@ TEST_F(Page, OfTheStates) {
   call("num_steps", [&] { EXPECT_EQ(gradients.num_steps(), 1); });
   call("sync_with_dataloader", [&] { EXPECT_TRUE(gradients.sync_with_dataloader()); });
   call("adjust_scheduler", [&] {
-    EXPECT_NO_THROW(Accelerator({.gradient_accumulation_plugin =
-                                     accelerate::GradientAccumulationPlugin{.num_steps = 2, .adjust_scheduler = true}}));
+    EXPECT_NO_THROW(Accelerator({.gradient_accumulation_plugin = accelerate::GradientAccumulationPlugin{
+                                     .num_steps = 2, .adjust_scheduler = true}}));
   });
   call("in_dataloader", [&] { EXPECT_FALSE(gradients.in_dataloader()); });
   call("active_dataloader", [&] { EXPECT_FALSE(gradients.active_dataloader()); });
@@ -246,9 +246,8 @@ TEST_F(Page, OfTheConstructor) {
   call("project_dir", [&] { builds({.project_dir = path}); });
   call("project_config",
        [&] { builds({.project_config = accelerate::ProjectConfiguration{.project_dir = path, .total_limit = 2}}); });
-  call("gradient_accumulation_plugin", [&] {
-    builds({.gradient_accumulation_plugin = accelerate::GradientAccumulationPlugin{.num_steps = 2}});
-  });
+  call("gradient_accumulation_plugin",
+       [&] { builds({.gradient_accumulation_plugin = accelerate::GradientAccumulationPlugin{.num_steps = 2}}); });
   call("step_scheduler_with_optimizer", [&] { builds({.step_scheduler_with_optimizer = false}); });
   call("kwargs_handlers", [&] {
     builds({.strategy = accelerate::DistributedDataParallelKwargs{.bucket_cap_mb = 15},
