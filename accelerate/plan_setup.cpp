@@ -93,6 +93,7 @@ ResolvedSetup resolve_setup(const AcceleratorOptions& options, const Environment
   }
   if (level.source != "default") {
     setup.log_level = log_level_of(level.value, options.log_level ? "log_level" : kLogVariable);
+    level.value = name_of(*setup.log_level);
   }
 
   const DataLoaderConfiguration data = options.dataloader_config.value_or(DataLoaderConfiguration{});

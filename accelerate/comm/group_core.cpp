@@ -31,15 +31,27 @@ std::optional<std::string> wanted_for(const std::optional<std::string>& wanted, 
   return std::nullopt;
 }
 
-[[noreturn]] void throw_unknown(const std::string& wanted, const std::vector<BackendEntry>& entries) {
+std::string list(const std::vector<BackendEntry>& entries) {
   std::string known;
   for (const BackendEntry& entry : entries) {
     known += (known.empty() ? "\"" : ", \"") + entry.name + "\" (" + device_name(entry.device_type) + ")";
   }
+  return known;
+}
+
+[[noreturn]] void throw_unknown(const std::string& wanted, const std::vector<BackendEntry>& entries) {
   throw ConfigError({.place = "init_process_group",
                      .what = "The backend is not built in",
                      .got = ".backend = \"" + wanted + "\"",
-                     .expected = "one of " + known,
+                     .expected = "one of " + list(entries),
+                     .remedy = "Leave .backend unset to get the best one that works"});
+}
+
+[[noreturn]] void throw_for_other_device(const std::string& wanted, const std::vector<BackendEntry>& entries) {
+  throw ConfigError({.place = "init_process_group",
+                     .what = "The backend connects other devices than the one in use",
+                     .got = ".backend = \"" + wanted + "\" and the CPU",
+                     .expected = "one for the CPU of " + list(entries),
                      .remedy = "Leave .backend unset to get the best one that works"});
 }
 
@@ -65,7 +77,10 @@ Connected connect(const GroupSetup& setup, c10::DeviceType type) {
     const bool known =
         std::any_of(entries.begin(), entries.end(), [&](const auto& entry) { return entry.name == *wanted; });
     if (!known) throw_unknown(*wanted, entries);
-    if (!names_type(*wanted, type, entries)) wanted.reset();
+    if (!names_type(*wanted, type, entries)) {
+      if (setup.device.is_cpu()) throw_for_other_device(*wanted, entries);
+      wanted.reset();
+    }
   }
   std::string refusals;
   for (const BackendEntry& entry : entries) {

@@ -7,6 +7,8 @@
 #include <map>
 #include <sstream>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "accelerate/core/error.h"
 
@@ -49,14 +51,14 @@ struct Liveness::State : std::enable_shared_from_this<State> {
 
   mutable std::mutex mutex;
   mutable std::condition_variable changed;
-  bool stopping = false, talking = true, watching = true, acting = false, gave_up = false;
+  bool stopping = false, talking = true, watching = true, sweeping = false, acting = false, gave_up = false;
   std::optional<std::string> farewell;
   std::optional<std::string> lost;
   std::map<int, std::string> left;  ///< ranks that said goodbye, and why
   Clock::time_point first_left;
   Clock::time_point contact = Clock::now();
   std::vector<std::function<void()>> on_lost;
-  std::thread talker, watcher;
+  std::thread talker, watcher, sweeper;
 
   void declare_lost(const std::string& text) {
     std::vector<std::function<void()>> actions;
@@ -320,7 +322,6 @@ void Liveness::watch(const std::shared_ptr<State>& state) {
       s.declare_lost(s.place.store_server + " is lost: the store it serves gave no answer for " +
                      seconds(s.rules.silence));
     }
-    s.operations.take_if([](const Operation& operation) { return operation.work && operation.work->isCompleted(); });
     if (const auto why = s.device_stuck()) s.declare_lost(*why);
     for (const Operation& stuck : s.operations.take_if(
              [&](const Operation& operation) { return operation.future && s.verdict(operation).has_value(); })) {
@@ -338,6 +339,28 @@ void Liveness::watch(const std::shared_ptr<State>& state) {
   s.changed.notify_all();
 }
 
+void Liveness::sweep(const std::shared_ptr<State>& state) {
+  pthread_setname_np(pthread_self(), "accelerate-done");
+  State& s = *state;
+  std::unique_lock lock(s.mutex);
+  while (!s.stopping) {
+    s.changed.wait_for(lock, s.rules.interval / 4);
+    lock.unlock();
+    std::vector<Operation> on_device;
+    s.operations.for_each([&](const Operation& operation) {
+      if (operation.work) on_device.push_back(operation);
+    });
+    for (const Operation& operation : on_device) {
+      if (operation.work->isCompleted()) s.operations.take(operation.id);
+    }
+    on_device.clear();
+    lock.lock();
+  }
+  s.sweeping = false;
+  lock.unlock();
+  s.changed.notify_all();
+}
+
 bool Liveness::linger() noexcept {
   State& s = *state_;
   std::unique_lock lock(s.mutex);
@@ -351,11 +374,13 @@ Liveness::~Liveness() {
   std::unique_lock lock(s.mutex);
   s.stopping = true;
   s.changed.notify_all();
-  const bool watched = s.changed.wait_for(lock, kFarewell, [&] { return !s.watching; });
+  s.changed.wait_for(lock, kFarewell, [&] { return !s.watching && !s.sweeping; });
+  const bool watched = !s.watching, swept = !s.sweeping;
   lock.unlock();
   // A thread that is held up for ever keeps the state.
   talked ? s.talker.join() : s.talker.detach();
   watched ? s.watcher.join() : s.watcher.detach();
+  if (s.sweeper.joinable()) swept ? s.sweeper.join() : s.sweeper.detach();
 }
 
 void Liveness::leave(const std::string& why) noexcept {
@@ -395,6 +420,10 @@ bool Liveness::gave_up() const {
 void Liveness::on_lost(std::function<void()> action) {
   const std::lock_guard lock(state_->mutex);
   state_->on_lost.push_back(std::move(action));
+  // Of its own: asking a device whether it is through, and letting go of its events, may take as long as the device
+  // does.
+  if (std::exchange(state_->sweeping, true)) return;
+  state_->sweeper = std::thread(sweep, state_);
 }
 
 Operations& Liveness::operations() { return state_->operations; }

@@ -62,6 +62,7 @@ class Liveness {
   struct State;
   static void talk(const std::shared_ptr<State>& state);
   static void watch(const std::shared_ptr<State>& state);
+  static void sweep(const std::shared_ptr<State>& state);
   std::shared_ptr<State> state_;
 };
 

@@ -31,10 +31,9 @@ TEST_P(DifferentCalls, ASkippedGatherMeetsTheNextReduction) {
                 Each(HasSubstr("] The ranks call different things, rank 0 all_gather, rank 1 gradient all-reduce, "
                                "rank 2 all_gather (number ")));
   } else {
-    EXPECT_THAT(said,
-                Each(AllOf(HasSubstr("The ranks of group `world` call different things: got ranks 0, 2: "
-                                     "all_gather_into_tensor of 48 x Byte; rank 1: all_reduce(sum) of 49 x Float"),
-                           EndsWith("Let every rank reach the same collectives in the same order."))));
+    EXPECT_THAT(said, Each(AllOf(HasSubstr("The ranks of group `world` call different things: got ranks 0, 2: "
+                                           "all_gather_coalesced of 40 x Byte; rank 1: all_reduce(sum) of 49 x Float"),
+                                 EndsWith("Let every rank reach the same collectives in the same order."))));
   }
 }
 
@@ -43,8 +42,8 @@ TEST_P(DifferentCalls, AShapeOfItsOwnInAGather) {
       failures("other_shape_gather"),
       Each(gloo() ? HasSubstr("[gather] The processes pass tensors of different shapes or dtypes: got process 0: "
                               "[3, 2] Float; process 1: [5, 2] Float, expected the same")
-                  : HasSubstr("got rank 0: all_gather_into_tensor of 48 x Byte; rank 1: all_gather_into_tensor "
-                              "of 64 x Byte, expected one operation, dtype and number of elements")));
+                  : HasSubstr("got rank 0: all_gather_coalesced of 40 x Byte; rank 1: all_gather_coalesced "
+                              "of 56 x Byte, expected one operation, dtype and number of elements")));
 }
 
 TEST_P(DifferentCalls, AShapeOfItsOwnInAReduce) {
@@ -59,7 +58,7 @@ TEST_P(DifferentCalls, AShapeOfItsOwnInAReduce) {
 TEST_P(DifferentCalls, ADtypeOfItsOwnInAGather) {
   EXPECT_THAT(failures("other_dtype_gather"),
               Each(gloo() ? HasSubstr("got process 0: [3, 2] Float; process 1: [3, 2] Double, expected the same")
-                          : HasSubstr("of 48 x Byte; rank 1: all_gather_into_tensor of 64 x Byte, expected one")));
+                          : HasSubstr("of 40 x Byte; rank 1: all_gather_coalesced of 64 x Byte, expected one")));
 }
 
 TEST_P(DifferentCalls, ADtypeOfItsOwnInAReduce) {

@@ -86,7 +86,8 @@ TEST(Meeting, ABackendThatIsNotKnown) {
 // NCCL is there in builds with CUDA, and refuses a CPU.
 TEST(Meeting, ABackendForAnotherDevice) {
   for (const Ended& rank : run_ranks({.fault = "backend_not_built"})) {
-    EXPECT_THAT(failure(rank), HasSubstr("[init_process_group] "));
+    EXPECT_THAT(failure(rank),
+                AllOf(HasSubstr("[init_process_group] The backend "), HasSubstr("got .backend = \"nccl\"")));
   }
 }
 

@@ -47,7 +47,11 @@ Worst& worst() {
 }
 
 Tolerance tolerance_of(const Json& configuration) {
-  return {configuration.at("dtype"), configuration.at("mixed_precision")};
+  const Json* optimizer = configuration.contains("optimizer") ? &configuration.at("optimizer") : nullptr;
+  if (optimizer != nullptr && optimizer->is_object() && optimizer->value("line_search_fn", "") == "strong_wolfe") {
+    return Tolerance::of_line_search();
+  }
+  return {configuration.at("dtype").get<std::string>(), configuration.at("mixed_precision").get<std::string>()};
 }
 
 }  // namespace
