@@ -46,7 +46,7 @@ TEST_P(PreparedModels, ForEvaluationAreLeftToTheirProcess) {
   });
 }
 
-// Q19: the original refuses such a model on the CPU.
+// The original refuses such a model on the CPU.
 TEST_P(PreparedModels, WithNothingToTrainAreLeftAlone) {
   on_ranks([](const Rank& rank) {
     Accelerator accelerator(rank.options());

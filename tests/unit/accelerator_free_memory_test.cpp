@@ -28,7 +28,7 @@ void expect_released(const std::string& verb, const std::function<void()>& call)
   expect_error<UsageError>(call, {verb, "prepared before", "prepared since", "again"});
 }
 
-// T of section 8.5: after free_memory the registries are empty, and what nobody else holds is gone.
+// A check of the original: after free_memory the registries are empty, and what nobody else holds is gone.
 TEST(FreeMemory, LetsEverythingGoThatNobodyElseHolds) {
   Accelerator accelerator;
   std::weak_ptr<MlpImpl> module;
@@ -103,7 +103,7 @@ TEST(FreeMemory, OlderHandlesRunForwardAndTrainNoMore) {
   accelerator.save_model(model, folder.path().string());
 }
 
-// T of section 5.1: free_memory puts the step counter to 0.
+// As in the original, free_memory puts the step counter to 0.
 TEST(FreeMemory, CountsMicroStepsAnew) {
   Accelerator accelerator({.gradient_accumulation_steps = 3});
   Mlp net(1);

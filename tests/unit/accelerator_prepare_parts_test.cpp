@@ -35,7 +35,7 @@ TEST(PrepareParts, TakeOneObjectEachAndTrainTogether) {
   EXPECT_LT(distance(copy_of(net->parameters()), copy_of(twin->parameters())), 1e-14);
 }
 
-// T of section 4.2: twice gives the same object. Q17: the parts do not wrap twice either.
+// The original checks that twice gives the same object for models; its other parts wrap twice, here none does.
 TEST(PrepareParts, TwiceGiveTheSamePreparedObject) {
   Accelerator accelerator;
   Mlp net(1);
@@ -293,7 +293,7 @@ TEST(StepWasSkipped, IsFalseWhereNothingIsEverSkipped) {
   EXPECT_FALSE(accelerator.optimizer_step_was_skipped());
 }
 
-// T of section 6.1.1: a prepared SGD optimizer survives a round trip.
+// A check of the original: a prepared SGD optimizer survives a round trip.
 TEST(OptimizerRoundTrip, APreparedOneIsSavedAndGoesOn) {
   const auto [x, y] = make_batch(4, 1);
   Accelerator accelerator;

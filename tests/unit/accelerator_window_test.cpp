@@ -116,7 +116,7 @@ TEST(AccumulationSteps, AreChangedBetweenBatches) {
   EXPECT_EQ(distance(gradients_of(*model), gradients_of(*net)), 0.0);
 }
 
-// T of section 1.8: the plugin's number of steps, read through the Accelerator.
+// A check of the original: the plugin's number of steps, read through the Accelerator.
 TEST(AccumulationSteps, ASetterAndItsGetter) {
   Accelerator accelerator, other;
   accelerator.set_gradient_accumulation_steps(4);

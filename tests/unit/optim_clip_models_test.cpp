@@ -121,7 +121,7 @@ TEST(ClipOnMicroSteps, DoesNothingAndSaysSoWhateverIsAsked) {
   EXPECT_TRUE(torch::equal(model->out->weight.grad(), before));
 }
 
-// Q24: in the original two clips in one step fail under fp16, since each unscales; here they never do.
+// In the original two clips in one step fail under fp16, since each unscales; here they never do.
 TEST(Unscaling, IsNothingInThePrecisionsThereAre) {
   for (const char* precision : {"no", "bf16"}) {
     Accelerator accelerator({.mixed_precision = precision});
