@@ -160,14 +160,15 @@ ClipResult Accelerator::clip_grad_value_(const std::vector<at::Tensor>& paramete
 
 GradientStatistics Accelerator::gradient_statistics(const Optimizer& optimizer) const {
   runtime().sync()->require_open("gradient_statistics");
-  if (&optimizer.core()->sync() != runtime().sync().get()) {
+  const internal::OptimizerCore& core = *internal::held(optimizer.core(), "optimizer");
+  if (&core.sync() != runtime().sync().get()) {
     throw UsageError({.place = "gradient_statistics",
                       .what = "The optimizer was prepared by another Accelerator",
                       .got = "that Accelerator's handle",
                       .expected = "an optimizer that this one prepared",
                       .remedy = "Call gradient_statistics() of the Accelerator that prepared it"});
   }
-  return {.accumulated = !sync_gradients(), .groups = internal::gradient_statistics(optimizer.core()->inner())};
+  return {.accumulated = !sync_gradients(), .groups = internal::gradient_statistics(core.inner())};
 }
 
 AutocastScope Accelerator::autocast(AutocastOptions options) const {

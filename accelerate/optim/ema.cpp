@@ -241,19 +241,32 @@ Ema::~Ema() = default;
 Ema::Ema(Ema&&) noexcept = default;
 Ema& Ema::operator=(Ema&&) noexcept = default;
 
-EmaUpdate Ema::update(const StepResult& result) { return core_->update(result); }
+namespace {
+
+internal::EmaCore& used(const std::shared_ptr<internal::EmaCore>& core) {
+  if (core != nullptr) return *core;
+  throw UsageError({.place = "Ema",
+                    .what = "The averages are gone",
+                    .got = "an Ema that release_memory() emptied or that was moved from",
+                    .expected = "one that holds its averages",
+                    .remedy = "Build another Ema, or use the one it was moved to"});
+}
+
+}  // namespace
+
+EmaUpdate Ema::update(const StepResult& result) { return used(core_).update(result); }
 
 EmaWeights Ema::apply() {
-  core_->begin();
+  used(core_).begin();
   EmaWeights weights(core_);
   core_->apply();
   return weights;
 }
 
-bool Ema::applied() const { return core_->applied(); }
-int64_t Ema::optimization_step() const { return core_->steps(); }
-double Ema::cur_decay_value() const { return core_->decay(); }
-void Ema::save(StateWriter& writer) const { core_->save(writer); }
-void Ema::load(StateReader& reader) { core_->load(reader); }
+bool Ema::applied() const { return used(core_).applied(); }
+int64_t Ema::optimization_step() const { return used(core_).steps(); }
+double Ema::cur_decay_value() const { return used(core_).decay(); }
+void Ema::save(StateWriter& writer) const { used(core_).save(writer); }
+void Ema::load(StateReader& reader) { used(core_).load(reader); }
 
 }  // namespace accelerate

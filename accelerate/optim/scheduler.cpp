@@ -24,9 +24,9 @@ std::shared_ptr<internal::SchedulerCore> bound(std::shared_ptr<internal::Schedul
 
 std::shared_ptr<internal::SchedulerCore> bound(std::shared_ptr<internal::SchedulerCore> core,
                                                const Optimizer& optimizer) {
-  core->bind(std::shared_ptr<torch::optim::Optimizer>(optimizer.core(), &optimizer.core()->inner()),
-             optimizer.core()->base_rates());
-  optimizer.core()->remember_base_rates(core->base_rates());
+  const auto& its = internal::held(optimizer.core(), "optimizer");
+  core->bind(std::shared_ptr<torch::optim::Optimizer>(its, &its->inner()), its->base_rates());
+  its->remember_base_rates(core->base_rates());
   return core;
 }
 

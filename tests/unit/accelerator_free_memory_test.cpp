@@ -75,6 +75,18 @@ TEST(FreeMemory, EmptiedHandlesSayWhatTheyAre) {
   EXPECT_EQ(net->parameters().size(), 4u) << "what is the user's own stays";
 }
 
+TEST(FreeMemory, EmptiedOptimizersAreNamedByWhatTakesThem) {
+  Accelerator accelerator;
+  Mlp net(1);
+  auto [model, optimizer] = accelerator.prepare(net, torch::optim::SGD(net->parameters(), 0.1));
+  accelerator.free_memory(optimizer);
+  expect_empty("optimizer", [&, &optimizer = optimizer] { accelerator.gradient_statistics(optimizer); });
+  expect_empty("optimizer",
+               [&optimizer = optimizer] { accelerate::Scheduler(optimizer, accelerate::linear({.total_steps = 10})); });
+  expect_empty("optimizer",
+               [&optimizer = optimizer] { accelerate::Scheduler(optimizer, accelerate::ReduceLROnPlateau{}); });
+}
+
 TEST(FreeMemory, OlderHandlesRunForwardAndTrainNoMore) {
   Accelerator accelerator({.gradient_accumulation_steps = 2});
   Mlp net(1);

@@ -494,4 +494,20 @@ RC_GTEST_PROP(EmaTraces, AreThoseOfTheFormula, ()) {
   RC_ASSERT(ema.optimization_step() == count);
 }
 
+TEST(EmaMoved, SaysSoWhateverIsCalled) {
+  Accelerator accelerator;
+  auto model = accelerator.prepare(Mlp(1));
+  Ema ema(model);
+  accelerate::release_memory(ema);
+  Written file;
+  const std::function<void()> calls[] = {[&] { ema.update(kApplied); },  [&] { const auto weights = ema.apply(); },
+                                         [&] { ema.applied(); },         [&] { ema.optimization_step(); },
+                                         [&] { ema.cur_decay_value(); }, [&] { ema.save(file); },
+                                         [&] { ema.load(file); }};
+  for (const auto& call : calls) {
+    expect_error<UsageError>(call, {"Ema", "moved from", "one that holds its averages", "Build another Ema"});
+  }
+  EXPECT_TRUE(file.tensors.empty());
+}
+
 }  // namespace
