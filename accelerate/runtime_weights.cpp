@@ -63,11 +63,18 @@ WeightedPass::WeightedPass(const Models& models, const Group& group, const at::T
   for (size_t i = 0; i < models.size(); ++i) {
     ModelCore& model = *models[i];
     LossWeights& weights = model.loss_weights();
-    if (models.size() > 1 && !(anybody && model.reached_by(loss))) continue;
+    if (models.size() > 1 && !anybody) {
+      weights.add_plain();  // maybe: where nobody counts, nobody walks the graph
+      continue;
+    }
+    if (models.size() > 1 && !model.reached_by(loss)) continue;
     const bool may_clash = counts() || weights.any();
     if (may_clash && gradients_of(model.trainable()).empty()) weights.reset();  // dropped without a prepared optimizer
     if (!counts() && weights.any()) throw_mixed("a loss without one after others with");
-    if (counts() && weights.plain()) throw_mixed("a loss with one after others without");
+    if (counts() && weights.plain()) {
+      throw_mixed(models.size() == 1 ? "a loss with one after others without"
+                                     : "a loss with one after others without that may be about the same model");
+    }
     if (!counts()) {
       weights.add_plain();
       continue;

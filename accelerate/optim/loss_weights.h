@@ -18,7 +18,7 @@ class LossWeights {
  public:
   /// Whether some loss with a count has been gathered.
   bool any() const { return counted_.defined(); }
-  /// Whether some loss without one has.
+  /// Whether some loss without one has, or may have where it was not looked for: then gradients that are there tell.
   bool plain() const { return plain_; }
   /// What this rank has gathered: 0-d, float64. Undefined if nothing.
   const at::Tensor& counted() const { return counted_; }

@@ -203,6 +203,20 @@ TEST_F(Counts, DoNotMixWithLossesThatHaveNone) {
   accelerator.backward(loss(), {.num_items = 0});
 }
 
+TEST_F(Counts, DoNotMixWithLossesThatHaveNoneAmongSeveralModels) {
+  auto other = accelerator.prepare(Mlp(2));
+  accelerator.backward(loss());
+  const auto before = gradients_of(*model);
+  expect_error<UsageError>([&] { accelerator.backward(loss(), {.num_items = 2}); },
+                           {"backward", "without that may be about the same model", "for none", "Pass a count"});
+  EXPECT_EQ(distance(gradients_of(*model), before), 0.0);
+  // The other has no gradients, so that loss was not about it.
+  const auto [x, y] = make_batch(3, 1);
+  accelerator.backward(mse(other(x), y), {.num_items = 2});
+  model->zero_grad();
+  accelerator.backward(loss(), {.num_items = 2});
+}
+
 TEST_F(Counts, StartAnewAfterAStepAndAfterZeroGrad) {
   auto optimizer = accelerator.prepare(torch::optim::SGD(model->parameters(), 0.0));
   const auto expected = [&] {
