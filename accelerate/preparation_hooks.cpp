@@ -64,7 +64,13 @@ OptimizerHooks hooks_of(const torch::optim::Optimizer& optimizer, const Models& 
       if (const auto model = weak.lock()) model->before_update();
     }
   };
-  hooks.mean_over_ranks = [ranks](const at::Tensor& loss) {
+  hooks.mean_over_ranks = [partners, ranks](const at::Tensor& loss) {
+    // Where every gradient stays on its process, so do the decisions, and the number of calls.
+    const auto averages = [&](const std::weak_ptr<ModelCore>& weak) {
+      const auto model = weak.lock();
+      return model && model->ranks() > 1 && model->backward_sync(loss) == GradientSync::kReduce;
+    };
+    if (std::none_of(partners->begin(), partners->end(), averages)) return loss;
     const auto group = ranks.lock();
     return group ? mean_over(Group(group), loss) : loss;
   };

@@ -191,6 +191,33 @@ TEST_P(PreparedModels, AreTrainedByLbfgsAsInOneProcess) {
   }
 }
 
+// Each takes its own decisions, and calls its closure as often as it likes.
+TEST_P(PreparedModels, UnderNoSyncAreTrainedByLbfgsEachOnItsOwn) {
+  on_ranks([](const Rank& rank) {
+    Accelerator accelerator(rank.options());
+    Mlp net(1), twin(1);
+    torch::optim::LBFGS by_hand(twin->parameters(), lbfgs_options());
+    auto [model, optimizer] = accelerator.prepare(net, torch::optim::LBFGS(net->parameters(), lbfgs_options()));
+    const auto local = accelerator.no_sync(model);
+    for (int64_t step = 0; step <= rank.rank(); ++step) {
+      const auto result = optimizer.step([&, &model = model, &optimizer = optimizer] {
+        optimizer.zero_grad();
+        const at::Tensor loss = mean_square(model(inputs(rank.rank(), step)) - 0.25);
+        accelerator.backward(loss);
+        return loss;
+      });
+      const at::Tensor loss = by_hand.step([&] {
+        by_hand.zero_grad();
+        auto value = mean_square(twin(inputs(rank.rank(), step)) - 0.25);
+        value.backward();
+        return value;
+      });
+      EXPECT_NEAR(result.loss().item<double>(), loss.item<double>(), ddp::kRounding);
+    }
+    EXPECT_LT(ddp::distance(ddp::values(*net), ddp::values(*twin)), 1e-8);
+  });
+}
+
 TEST_P(AveragedModels, AClosureThatGoesPastTheAcceleratorIsRefused) {
   on_ranks([](const Rank& rank) {
     Accelerator accelerator(rank.options());
