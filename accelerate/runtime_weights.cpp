@@ -104,6 +104,10 @@ void WeightedPass::begin(const at::Tensor& loss, bool window_ends) {
     reached.model->loss_weights().add(count_);
   }
   if (!window_ends || group_.size() == 1) return;
+  const auto averages = [&](const auto& model) {
+    return model->ranks() > 1 && model->backward_sync(loss) == GradientSync::kReduce;
+  };
+  if (std::none_of(models_.begin(), models_.end(), averages)) return;  // each process goes on by itself
   // One for every model, reached or not: all ranks exchange as many.
   std::vector<at::Tensor> counted;
   for (const auto& model : models_) {

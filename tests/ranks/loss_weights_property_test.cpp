@@ -239,4 +239,25 @@ TEST(LossWeights, ASharedParameterIsDividedOnce) {
   EXPECT_LT(ddp::distance(ddp::gradients(*net), mean_gradient({x})), ddp::kRounding);
 }
 
+// Nothing of theirs is averaged, so that no process waits for another.
+TEST(LossWeights, UnderNoSyncTheProcessesCountAsManyLossesAsTheyLike) {
+  ddp::on_ranks(2, [](const Rank& rank) {
+    Accelerator accelerator(rank.options());
+    auto model = accelerator.prepare(Mlp(1));
+    std::vector<at::Tensor> all;
+    for (int64_t of = 0; of < 2; ++of) {
+      const auto local = accelerator.no_sync(model);
+      for (int64_t step = 0; step < 1 + 2 * of; ++step) {
+        all.push_back(ddp::inputs(of, step, 2 + 3 * of + step));
+        if (of != rank.rank()) continue;
+        accelerator.backward(sum_of(model(all.back())), {.num_items = all.back().size(0)});
+      }
+    }
+    for (int64_t of = 0; of < 2; ++of) all.push_back(ddp::inputs(of, 7, 3 + of));
+    const at::Tensor x = all[all.size() - 2 + static_cast<size_t>(rank.rank())];
+    accelerator.backward(sum_of(model(x)), {.num_items = x.size(0)});
+    EXPECT_LT(ddp::distance(ddp::gradients(*model), mean_gradient(all)), ddp::kRounding);
+  });
+}
+
 }  // namespace
