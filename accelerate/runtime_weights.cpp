@@ -60,8 +60,10 @@ WeightedPass::WeightedPass(const Models& models, const Group& group, const at::T
   // Walking the graph is needed only where somebody counts and there is a choice.
   const bool anybody = counts() || std::any_of(models.begin(), models.end(),
                                                [](const auto& model) { return model->loss_weights().any(); });
-  for (size_t i = 0; i < models.size(); ++i) {
-    ModelCore& model = *models[i];
+  size_t shared = 0;
+  for (const auto& one : models) {
+    ModelCore& model = *one;
+    const size_t index = model.ranks() > 1 ? shared++ : 0;
     LossWeights& weights = model.loss_weights();
     if (models.size() > 1 && !anybody) {
       weights.add_plain();  // maybe: where nobody counts, nobody walks the graph
@@ -79,7 +81,7 @@ WeightedPass::WeightedPass(const Models& models, const Group& group, const at::T
       weights.add_plain();
       continue;
     }
-    reached_.push_back({&model, i, model.backward_sync(loss)});
+    reached_.push_back({&model, index, model.backward_sync(loss)});
   }
 }
 
@@ -108,9 +110,10 @@ void WeightedPass::begin(const at::Tensor& loss, bool window_ends) {
     return model->ranks() > 1 && model->backward_sync(loss) == GradientSync::kReduce;
   };
   if (std::none_of(models_.begin(), models_.end(), averages)) return;  // each process goes on by itself
-  // One for every model, reached or not: all ranks exchange as many.
+  // One for every model that they share, reached or not: all ranks exchange as many.
   std::vector<at::Tensor> counted;
   for (const auto& model : models_) {
+    if (model->ranks() == 1) continue;
     const at::Tensor& own = model->loss_weights().counted();
     counted.push_back(own.defined() ? own : at::zeros({}, loss.options().dtype(at::kDouble)));
   }

@@ -33,7 +33,7 @@ class WeightedPass {
  private:
   struct Reached {
     ModelCore* model = nullptr;
-    size_t index = 0;  ///< among all models
+    size_t index = 0;  ///< among the models that the ranks share
     GradientSync sync = GradientSync::kReduce;
   };
   std::vector<Gradients> gradients_of_new(const ModelCore& model, std::vector<const void*>& seen) const;
@@ -44,7 +44,7 @@ class WeightedPass {
   bool is_mean_ = false;
   bool window_ends_ = false;
   std::vector<Reached> reached_;
-  at::Tensor totals_;  ///< of all models, over the ranks
+  at::Tensor totals_;  ///< of the models that the ranks share, over them
   Work exchange_;
 };
 

@@ -260,4 +260,18 @@ TEST(LossWeights, UnderNoSyncTheProcessesCountAsManyLossesAsTheyLike) {
   });
 }
 
+// A teacher or a metric's network, which one process alone needs to have.
+TEST(LossWeights, AModelForEvaluationOnSomeProcessesChangesNothing) {
+  ddp::on_ranks(2, [](const Rank& rank) {
+    Accelerator accelerator(rank.options());
+    if (rank.rank() == 0) accelerator.prepare_model(Mlp(2), {.evaluation_mode = true});
+    auto model = accelerator.prepare(Mlp(1));
+    std::vector<at::Tensor> all;
+    for (int64_t of = 0; of < 2; ++of) all.push_back(ddp::inputs(of, 0, 2 + of));
+    const at::Tensor& x = all[static_cast<size_t>(rank.rank())];
+    accelerator.backward(sum_of(model(x)), {.num_items = x.size(0)});
+    EXPECT_LT(ddp::distance(ddp::gradients(*model), mean_gradient(all)), ddp::kRounding);
+  });
+}
+
 }  // namespace
