@@ -44,12 +44,19 @@ struct PreparationContext {
 void place_items(std::span<PrepareItem> items, const PrepareOptions& options);
 
 /// Throws UsageError for the first item that cannot be prepared; changes nothing.
-void check_items(std::span<const PrepareItem> items, const PreparedObjects& prepared, const SyncSchedule& sync);
+void check_items(std::span<const PrepareItem> items, const PreparedObjects& prepared, const SyncSchedule& sync,
+                 const Group& ranks);
 
-/// Throws UsageError from `place` for a parameter of `group`, the optimizer's group `index`, that is none of `known`.
-void require_known(const char* place, const torch::optim::OptimizerParamGroup& group, size_t index,
-                   const std::set<const void*>& known);
+/// Parameters that an optimizer may have, and those it may not since nothing keeps them equal on all ranks.
+struct KnownParameters {
+  std::set<const void*> trained;
+  std::set<const void*> evaluated;  ///< with several ranks: of models that were prepared for evaluation alone
+};
+KnownParameters known_parameters(const PreparedObjects& prepared, const Group& ranks);
 void learn_parameters(const torch::nn::Module& module, std::set<const void*>& known);
+/// Throws UsageError from `place` for a parameter of `group`, the optimizer's group `index`, that it may not have.
+void require_known(const char* place, const torch::optim::OptimizerParamGroup& group, size_t index,
+                   const KnownParameters& known);
 
 /// What an optimizer asks of the models whose parameters it has, `models` being those there are now.
 OptimizerHooks hooks_of(const torch::optim::Optimizer& optimizer, const std::vector<std::shared_ptr<ModelCore>>& models,

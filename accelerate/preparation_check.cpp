@@ -53,9 +53,8 @@ std::string describe(const at::Tensor& tensor) {
 /// Walks the items of one call and collects what the next ones are checked against.
 class Check {
  public:
-  Check(const PreparedObjects& prepared, const SyncSchedule& sync) : prepared_(prepared), sync_(sync) {
-    for (const auto& model : prepared.models) learn_parameters(*model->module(), known_parameters_);
-  }
+  Check(const PreparedObjects& prepared, const SyncSchedule& sync, const Group& ranks)
+      : prepared_(prepared), sync_(sync), ranks_(ranks), known_(known_parameters(prepared, ranks)) {}
 
   void model(const ModelItem& item) {
     if (item.module == nullptr) throw_null("model");
@@ -65,7 +64,8 @@ class Check {
     for (const ModelCore* evaluated : prepared_.evaluated) {
       if (!item.options.evaluation_mode && is_same_module(evaluated->module(), item.module)) throw_evaluated();
     }
-    learn_parameters(*item.module, known_parameters_);
+    const bool apart = item.options.evaluation_mode && ranks_.size() > 1;
+    learn_parameters(*item.module, apart ? known_.evaluated : known_.trained);
   }
 
   void loader(const LoaderItem& item) const {
@@ -88,7 +88,7 @@ class Check {
                         .remedy = "Pass it by reference, or use the handle that prepare() returned for it"});
     }
     const auto& groups = item.optimizer->param_groups();
-    for (size_t i = 0; i < groups.size(); ++i) require_known("prepare", groups[i], i, known_parameters_);
+    for (size_t i = 0; i < groups.size(); ++i) require_known("prepare", groups[i], i, known_);
     optimizers_.insert(item.optimizer.get());
     if (item.take != nullptr) {
       moved_optimizers_.insert(item.optimizer.get());
@@ -157,7 +157,8 @@ class Check {
 
   const PreparedObjects& prepared_;
   const SyncSchedule& sync_;
-  std::set<const void*> known_parameters_;
+  const Group& ranks_;
+  KnownParameters known_;
   std::set<torch::optim::Optimizer*> optimizers_, kept_optimizers_, moved_optimizers_;  ///< of this call
 };
 
@@ -187,23 +188,42 @@ void learn_parameters(const torch::nn::Module& module, std::set<const void*>& kn
   for (const at::Tensor& parameter : module.parameters()) known.insert(parameter.unsafeGetTensorImpl());
 }
 
+KnownParameters known_parameters(const PreparedObjects& prepared, const Group& ranks) {
+  KnownParameters known;
+  for (const auto& model : prepared.models) {
+    const bool apart = ranks.size() > 1 && model->ranks() == 1;
+    learn_parameters(*model->module(), apart ? known.evaluated : known.trained);
+  }
+  return known;
+}
+
 void require_known(const char* place, const torch::optim::OptimizerParamGroup& group, size_t index,
-                   const std::set<const void*>& known) {
+                   const KnownParameters& known) {
   for (size_t i = 0; i < group.params().size(); ++i) {
-    if (known.contains(group.params()[i].unsafeGetTensorImpl())) continue;
+    const void* identity = group.params()[i].unsafeGetTensorImpl();
+    if (known.trained.contains(identity)) continue;
+    const std::string got =
+        "parameter " + std::to_string(i) + " of group " + std::to_string(index) + ", " + describe(group.params()[i]);
+    if (known.evaluated.contains(identity)) {
+      throw UsageError({.place = place,
+                        .what = "The optimizer has a parameter of a model that was prepared for evaluation only",
+                        .got = got,
+                        .expected = "parameters whose gradients are averaged over the processes",
+                        .remedy = "Prepare the model without .evaluation_mode, or leave its parameters out"});
+    }
     // It would neither move to the device nor be synchronised between ranks.
     throw UsageError({.place = place,
                       .what = "The optimizer has a parameter that belongs to no prepared model",
-                      .got = "parameter " + std::to_string(i) + " of group " + std::to_string(index) + ", " +
-                             describe(group.params()[i]),
+                      .got = got,
                       .expected = "parameters of models given in this call or before",
                       .remedy = "Give the model to prepare() together with its optimizer; register a free tensor as a "
                                 "parameter of a module"});
   }
 }
 
-void check_items(std::span<const PrepareItem> items, const PreparedObjects& prepared, const SyncSchedule& sync) {
-  Check check(prepared, sync);
+void check_items(std::span<const PrepareItem> items, const PreparedObjects& prepared, const SyncSchedule& sync,
+                 const Group& ranks) {
+  Check check(prepared, sync, ranks);
   for (const PrepareItem& item : items) {
     if (const auto* model = std::get_if<ModelItem>(&item)) check.model(*model);
     if (const auto* loader = std::get_if<LoaderItem>(&item)) check.loader(*loader);

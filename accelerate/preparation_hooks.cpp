@@ -48,10 +48,10 @@ OptimizerHooks hooks_of(const torch::optim::Optimizer& optimizer, const Models& 
       if (const auto model = weak.lock()) model->loss_weights().reset();
     }
   };
-  hooks.admit = [partners, &optimizer, &prepared = context.prepared](const torch::optim::OptimizerParamGroup& group) {
-    std::set<const void*> known;
-    for (const auto& model : prepared.models) learn_parameters(*model->module(), known);
-    require_known("optimizer.add_param_group", group, optimizer.param_groups().size(), known);
+  hooks.admit = [partners, &optimizer, &prepared = context.prepared,
+                 &group_of_all = context.group](const torch::optim::OptimizerParamGroup& group) {
+    require_known("optimizer.add_param_group", group, optimizer.param_groups().size(),
+                  known_parameters(prepared, group_of_all));
     std::vector<torch::optim::OptimizerParamGroup> groups = optimizer.param_groups();
     groups.push_back(group);
     *partners = partners_of(groups, prepared.models);

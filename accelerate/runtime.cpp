@@ -131,7 +131,7 @@ void Runtime::throw_kept_error() {
 void Runtime::prepare(std::span<PrepareItem> items) {
   sync_->require_open("prepare");
   throw_kept_error();
-  check_items(items, prepared_, *sync_);
+  check_items(items, prepared_, *sync_, group_);
   prepared_ = build_items(items, prepared_,
                           {.plan = plan_,
                            .group = group_,

@@ -46,6 +46,36 @@ TEST_P(PreparedModels, ForEvaluationAreLeftToTheirProcess) {
   });
 }
 
+// Each process would train it apart from the others.
+TEST_P(PreparedModels, ForEvaluationHaveNoOptimizerUnlessThereIsOneProcess) {
+  on_ranks([](const Rank& rank) {
+    Accelerator accelerator(rank.options());
+    Mlp net(1), trained(1);
+    torch::optim::SGD sgd(net->parameters(), 0.1);
+    accelerator.prepare_model(net, {.evaluation_mode = true});
+    auto [model, optimizer] = accelerator.prepare(trained, torch::optim::SGD(trained->parameters(), 0.1));
+    const auto prepare = [&] { accelerator.prepare(sgd); };
+    const auto add = [&, &optimizer = optimizer] {
+      optimizer.add_param_group(torch::optim::OptimizerParamGroup(net->parameters()));
+    };
+    if (rank.size() == 1) {
+      EXPECT_NO_THROW(prepare());
+      EXPECT_NO_THROW(add());
+      return;
+    }
+    for (const char* place : {"prepare", "optimizer.add_param_group"}) {
+      const bool adds = place != std::string("prepare");
+      EXPECT_THAT([&] { adds ? add() : prepare(); },
+                  ThrowsError<UsageError>({.place = place,
+                                           .what = "prepared for evaluation only",
+                                           .got = adds ? "parameter 0 of group 1" : "parameter 0 of group 0",
+                                           .expected = "averaged over the processes",
+                                           .remedy = "without .evaluation_mode"}));
+    }
+    EXPECT_EQ(optimizer.param_groups().size(), 1U);
+  });
+}
+
 // The original refuses such a model on the CPU.
 TEST_P(PreparedModels, WithNothingToTrainAreLeftAlone) {
   on_ranks([](const Rank& rank) {
