@@ -139,16 +139,17 @@ class Build {
     std::erase(types, "generator");
     if (types.empty() || context_.group.size() == 1) return {};
     return [types = std::move(types), group = context_.group, sync = context_.sync, device = context_.plan.device] {
-      // After training each process may go on alone.
-      if (!sync->closed()) synchronize_rng_states(group, types, device, nullptr);
+      // After training each process may go on alone; a loader that was let go still deals out what all share.
+      if (!sync->closed() || sync->released()) synchronize_rng_states(group, types, device, nullptr);
     };
   }
 
   /// Of a pass's order, rank 0's for all; empty with the seedable sampler.
   std::function<uint64_t()> draw_seed() const {
     if (context_.plan.data.use_seedable_sampler) return {};
-    return
-        [group = context_.group, sync = context_.sync] { return draw_common_seed(sync->closed() ? Group() : group); };
+    return [group = context_.group, sync = context_.sync] {
+      return draw_common_seed(sync->closed() && !sync->released() ? Group() : group);
+    };
   }
 
   template <class Inner>

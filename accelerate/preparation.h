@@ -27,6 +27,7 @@ struct PreparedObjects {
   std::vector<std::weak_ptr<OptimizerCore>> optimizers;
   std::vector<Loader> loaders;
   std::vector<Schedule> schedulers;
+  std::vector<std::weak_ptr<LoaderCore>> released;  ///< loaders that were prepared before `free_memory`
 };
 
 /// What preparing an object needs from its Accelerator.

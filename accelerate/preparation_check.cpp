@@ -72,7 +72,10 @@ class Check {
     if (item.loader == nullptr) throw_null("data loader");
     const auto ours = [&](const PreparedObjects::Loader& loader) { return loader.prepared.lock() == item.loader; };
     const bool known = std::any_of(prepared_.loaders.begin(), prepared_.loaders.end(), ours);
-    if (item.loader->is_prepared() && !known) throw_foreign("data loader");
+    if (!item.loader->is_prepared() || known) return;
+    const auto& before = prepared_.released;
+    const auto is_it = [&](const std::weak_ptr<LoaderCore>& loader) { return loader.lock() == item.loader; };
+    std::any_of(before.begin(), before.end(), is_it) ? throw_released("data loader") : throw_foreign("data loader");
   }
 
   void optimizer(const OptimizerItem& item) {

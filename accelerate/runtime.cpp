@@ -118,6 +118,9 @@ Runtime::Runtime(Plan plan, LogSink sink)
 
 void Runtime::close() noexcept {
   sync_->close();
+  for (const auto& weak : released_) {
+    if (const auto sync = weak.lock()) sync->close();
+  }
   for (const auto& model : prepared_.models) model->end();
   prepared_ = {};
   if (group_.core() == nullptr) return;
@@ -157,7 +160,13 @@ void Runtime::release() {
   auto next = std::make_shared<SyncSchedule>(sync_->rule(), active_loaders_);
   sync_->close(SyncSchedule::End::kReleased);
   for (const auto& model : prepared_.models) model->end();
+  std::erase_if(released_, [](const auto& sync) { return sync.expired(); });
+  released_.push_back(sync_);
+  std::vector<std::weak_ptr<LoaderCore>> loaders = std::move(prepared_.released);
+  std::erase_if(loaders, [](const auto& loader) { return loader.expired(); });
+  for (const auto& loader : prepared_.loaders) loaders.push_back(loader.prepared);
   prepared_ = {};
+  prepared_.released = std::move(loaders);
   sync_ = std::move(next);
 }
 

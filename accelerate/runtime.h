@@ -60,6 +60,7 @@ class Runtime {
   Trigger trigger_;
   std::shared_ptr<ActiveLoaders> active_loaders_;
   std::shared_ptr<SyncSchedule> sync_;
+  std::vector<std::weak_ptr<SyncSchedule>> released_;  ///< those before `sync_`, as long as a handle knows them
   PreparedObjects prepared_;
   std::exception_ptr kept_error_;
 };

@@ -216,6 +216,38 @@ std::vector<at::Tensor> train(const Training& run, accelerate::AcceleratorOption
   return values;
 }
 
+// Each rank still has its share of an order that all have.
+TEST(FreedLoaderOfRanks, StillSharesItsSamplesOut) {
+  std::vector<Ids> seen(2);
+  run_ranks(2, [&](const Rank& rank) {
+    Accelerator accelerator(
+        rank.options({.dataloader_config = DataLoaderConfiguration{.use_seedable_sampler = false}}));
+    auto loader = accelerator.prepare(loader_of(64, {.batch_size = 4, .shuffle = true}));
+    accelerator.free_memory();
+    Ids& own = seen[static_cast<size_t>(rank.rank())];
+    for (auto& [ids] : loader) {
+      for (const int64_t id : ids_of(ids)) own.push_back(id);
+    }
+    EXPECT_THAT([&] { accelerator.prepare(loader); },
+                ThrowsError<accelerate::UsageError>({.place = "prepare",
+                                                     .what = "data loader was let go by free_memory()",
+                                                     .got = "the handle from before",
+                                                     .expected = "what it was prepared from",
+                                                     .remedy = "Pass the original data loader"}));
+    accelerator.end_training();
+    // Alone from here on: not every rank goes through it.
+    int64_t batches = 0;
+    for (int64_t pass = 0; pass < rank.rank(); ++pass) {
+      for ([[maybe_unused]] auto& batch : loader) ++batches;
+    }
+    EXPECT_EQ(batches, 8 * rank.rank());
+  });
+  Ids all = seen[0];
+  all.insert(all.end(), seen[1].begin(), seen[1].end());
+  std::sort(all.begin(), all.end());
+  EXPECT_EQ(all, ids_of(torch::arange(64)));
+}
+
 RC_GTEST_PROP(UpdateOfRanks, IsThatOfOneProcessWithTheWholeBatch, ()) {
   Training run{.ranks = *rc::gen::inRange<int64_t>(2, 5),
                .samples = 0,
