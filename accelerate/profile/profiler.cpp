@@ -100,16 +100,18 @@ class Profiler::Impl {
     const bool cycle = kineto_->recording();
     if (cycle) keep(kineto_->stop());
     kineto_.reset();  // also one that was only warming up
-    if (cycle && options_.on_trace_ready) options_.on_trace_ready(self);
-    if (options_.output_trace_dir.empty()) return;
     std::exception_ptr failure;
     try {
-      const std::string name = "profile_" + std::to_string(place_.group.rank()) + ".json";
-      export_chrome_trace((std::filesystem::path(options_.output_trace_dir) / name).string());
-    } catch (const std::exception&) {
-      failure = std::current_exception();
+      if (cycle && options_.on_trace_ready) options_.on_trace_ready(self);
+      if (!options_.output_trace_dir.empty()) {
+        const std::string name = "profile_" + std::to_string(place_.group.rank()) + ".json";
+        export_chrome_trace((std::filesystem::path(options_.output_trace_dir) / name).string());
+      }
+    } catch (...) {
+      failure = std::current_exception();  // what a callback throws need not be an exception
     }
-    place_.group.barrier();  // also by a rank that could not write: the others wait
+    // Also by a rank that could not write: the others wait.
+    if (!options_.output_trace_dir.empty()) place_.group.barrier();
     if (failure) std::rethrow_exception(failure);
   }
 

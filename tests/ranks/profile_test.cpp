@@ -79,6 +79,28 @@ TEST_P(ProfileOfRanks, EachWritesItsOwnAndAllAreThereWhenOneReturns) {
   }
 }
 
+TEST(ProfileOfTwo, OneWhoseCallbackThrowsThrowsAndTheOtherGoesOn) {
+  const TemporaryFolder folder;
+  run_processes(2, folder, [&](Accelerator& accelerator, int64_t rank) -> std::string {
+    auto profiler = accelerator.profile({.on_trace_ready =
+                                             [rank](Profiler&) {
+                                               if (rank == 0) throw std::runtime_error("of mine");
+                                             },
+                                         .output_trace_dir = folder / "trace"});
+    std::string text = "finished";
+    try {
+      profiler.finish();
+    } catch (const std::runtime_error& error) {
+      text = error.what();
+    }
+    accelerator.wait_for_everyone();
+    return text;
+  });
+  EXPECT_EQ(told(folder, 0), "of mine");
+  EXPECT_EQ(told(folder, 1), "finished");
+  EXPECT_TRUE(std::filesystem::exists(folder / "trace/profile_1.json"));
+}
+
 TEST(ProfileOfTwo, OneThatCannotWriteThrowsAndTheOtherGoesOn) {
   const TemporaryFolder folder;
   std::ofstream(folder / "file") << "in the way";
