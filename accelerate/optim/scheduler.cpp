@@ -61,6 +61,18 @@ void Scheduler::step(const at::Tensor& metric) const {
   step(metric.item<double>());
 }
 
+SchedulerState Scheduler::state_dict() const {
+  const internal::SchedulerCore& core = *internal::held(core_, "scheduler");
+  if (binding_ && binding_->sum && core.waiting.counted) {
+    throw UsageError({.place = "scheduler.state_dict",
+                      .what = "What each process has seen has not been added up yet",
+                      .got = std::to_string(core.waiting.own) + " seen by this process in the middle of a window",
+                      .expected = "a call after the step that ends the window",
+                      .remedy = "Take the state where accelerator.sync_gradients() is true"});
+  }
+  return core.state();
+}
+
 void Scheduler::check(const Call& call) const {
   const auto refuse = [](std::string what, std::string got, std::string expected, std::string remedy) {
     throw UsageError({.place = "scheduler.step",
@@ -100,7 +112,7 @@ void Scheduler::check(const Call& call) const {
 
 /// What a call is worth: counts of this process alone, or of all together.
 internal::SchedulerCore::Waiting Scheduler::amount(const Call& call) const {
-  if (call.seen) return {.own = *call.seen};
+  if (call.seen) return {.own = *call.seen, .counted = true};
   switch (core_->unit()) {
     case ScheduleUnit::kUpdates:
       return {.all = 1};
@@ -129,7 +141,7 @@ bool Scheduler::counts_micro_steps() const {
 
 void Scheduler::advance(internal::SchedulerCore::Waiting amount, const Call& call) const {
   if (binding_ && binding_->compare && call.metric) binding_->compare(*call.metric);
-  const bool of_ranks = binding_ && binding_->sum && call.seen;
+  const bool of_ranks = binding_ && binding_->sum && amount.counted;
   int64_t steps = amount.all + (of_ranks ? binding_->sum(amount.own) : amount.own);
   // Several steps at once may pass the end, of which the caller knows nothing. Source: `AcceleratedScheduler.step`.
   if (binding_ && binding_->with_optimizer && core_->total_steps()) {
@@ -149,11 +161,17 @@ void Scheduler::take(const Call& call) const {
     if (!counts_micro_steps()) return;
     waiting.own += amount.own;
     waiting.all += amount.all;
+    waiting.counted |= amount.counted;
     return;
   }
   const auto& last = binding_->optimizer->last_step();
   const bool skipped = last && last->skipped();
-  if (!skipped) advance({.own = waiting.own + amount.own, .all = waiting.all + amount.all}, call);
+  if (!skipped) {
+    advance({.own = waiting.own + amount.own,
+             .all = waiting.all + amount.all,
+             .counted = waiting.counted || amount.counted},
+            call);
+  }
   waiting = {};
 }
 

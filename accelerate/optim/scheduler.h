@@ -68,8 +68,9 @@ class Scheduler {
   /// Scheduler steps taken. Source: `last_epoch`.
   int64_t last_epoch() const { return internal::held(core_, "scheduler")->steps(); }
 
-  /// Enough to go on from here in another run: a schedule's rates depend on the step alone.
-  SchedulerState state_dict() const { return internal::held(core_, "scheduler")->state(); }
+  /// Enough to go on from here in another run: a schedule's rates depend on the step alone. Throws UsageError in the
+  /// middle of a window whose counts (`Seen`) several processes still have to add up.
+  SchedulerState state_dict() const;
   /// Sets the optimizer's rates, too. Throws UsageError for a state of other groups or another kind of scheduler.
   void load_state_dict(const SchedulerState& state) const { internal::held(core_, "scheduler")->load(state); }
 

@@ -69,6 +69,7 @@ class SchedulerCore {
   struct Waiting {
     int64_t own = 0;
     int64_t all = 0;
+    bool counted = false;  ///< some process has counted its own, be it 0
   };
   Waiting waiting = {};
 

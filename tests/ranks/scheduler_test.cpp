@@ -191,6 +191,52 @@ RC_GTEST_PROP(SchedulesOfRanks, CountTokensOverAllRanks, ()) {
   RC_ASSERT(steps_taken(c, accelerate::constant().in(ScheduleUnit::kTokens), true) == all(c, tokens));
 }
 
+TEST_P(SchedulerOfRanks, SamplesThatAreSeenAndThoseOfTheLoaderAddUp) {
+  run_ranks(GetParam(), [&](const Rank& rank) {
+    Accelerator accelerator(rank.options({.gradient_accumulation_steps = 2}));
+    torch::nn::Linear net(1, 1);
+    torch::optim::SGD sgd(net->parameters(), 1.0);
+    accelerate::DataLoader data(accelerate::TensorDataset(torch::arange(6 * rank.size())), {.batch_size = 3});
+    auto [model, optimizer, loader, scheduler] =
+        accelerator.prepare(net, sgd, data, accelerate::constant().in(ScheduleUnit::kSamples));
+    for ([[maybe_unused]] auto& [ids] : loader) {
+      auto window = accelerator.accumulate(model);
+      optimizer.step();
+      if (accelerator.sync_gradients()) {
+        scheduler.step();
+      } else {
+        scheduler.step(Seen{.count = 1 + rank.rank()});
+      }
+    }
+    EXPECT_EQ(scheduler.last_epoch(), rank.size() * (1 + rank.size()) / 2 + 3 * rank.size());
+  });
+}
+
+TEST_P(SchedulerOfRanks, WhatOneProcessHasSeenIsNoStateOfAll) {
+  run_ranks(GetParam(), [&](const Rank& rank) {
+    Accelerator accelerator(rank.options({.gradient_accumulation_steps = 2}));
+    torch::nn::Linear net(1, 1);
+    auto [model, optimizer, scheduler] = accelerator.prepare(net, torch::optim::SGD(net->parameters(), 1.0),
+                                                             accelerate::constant().in(ScheduleUnit::kTokens));
+    for (int64_t step = 0; step < 2; ++step) {
+      auto window = accelerator.accumulate(model);
+      optimizer.step();
+      scheduler.step(Seen{.count = rank.rank()});
+      const Scheduler& own = scheduler;
+      if (rank.size() == 1 || step == 1) {
+        EXPECT_NO_THROW(own.state_dict());
+        continue;
+      }
+      EXPECT_THAT([&] { own.state_dict(); },
+                  ThrowsError<accelerate::UsageError>({.place = "scheduler.state_dict",
+                                                       .what = "has not been added up",
+                                                       .got = std::to_string(rank.rank()) + " seen by this process",
+                                                       .expected = "a call after the step that ends the window",
+                                                       .remedy = "sync_gradients()"}));
+    }
+  });
+}
+
 TEST_P(SchedulerOfRanks, APlateauTakesItsMetricOnceForEachRankUnlessItCountsUpdates) {
   for (const ScheduleUnit unit : {ScheduleUnit::kBatches, ScheduleUnit::kUpdates}) {
     run_ranks(GetParam(), [&](const Rank& rank) {
