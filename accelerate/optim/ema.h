@@ -65,8 +65,9 @@ class [[nodiscard("keep the guard: `auto weights = ema.apply();`")]] EmaWeights 
 ///
 /// It starts with the weights that the model has. Averages are of the weights' dtype, float32 for narrower ones; tied
 /// weights have one. They lie where the weights lie and follow them when the model is moved. Whole numbers (parameters
-/// and buffers) are not averaged: they stay the model's own. Nothing is exchanged between processes: their weights are
-/// equal, so their averages are.
+/// and buffers) are not averaged: they stay the model's own. Nothing is exchanged between processes: where their
+/// weights are equal, so are their averages. Where a process trains on its own, in `LocalSGD`, under `no_sync` or in
+/// `join_uneven_inputs`, the averages are its own, too: with LocalSGD call `update` after `local.step()`.
 /// The state is `n_averaged`, the number of updates, and `module.<key>` for each average (`module.<i>.<key>` with
 /// several models), the names of Python's `AveragedModel`; the options are not part of it.
 /// Not for use by two threads at once.
