@@ -112,6 +112,57 @@ TEST(CommHook, WorksWithEveryOtherOption) {
   }
 }
 
+/// An embedding whose gradient is sparse, or numbers that are complex, behind a layer that is compressed.
+struct MixedImpl : torch::nn::Module {
+  explicit MixedImpl(bool is_complex) {
+    if (is_complex) {
+      phases = register_parameter("phases", torch::polar(torch::ones(30), torch::arange(30, at::kFloat)));
+    } else {
+      words = register_module("words", torch::nn::Embedding(torch::nn::EmbeddingOptions(6, 30).sparse(true)));
+      const torch::NoGradGuard no_grad;
+      words->weight.copy_(ddp::numbers({6, 30}, 5, at::kFloat));
+    }
+    layer = register_module("layer", torch::nn::Linear(torch::nn::LinearOptions(30, 20).bias(false)));
+    ddp::fill(*layer, 1, at::kFloat);
+  }
+  at::Tensor forward(const at::Tensor& ids) {
+    const at::Tensor rows = phases.defined() ? torch::real(phases * ids.unsqueeze(1)) : words(ids);
+    return layer(rows).pow(2).mean();
+  }
+  at::Tensor phases;
+  torch::nn::Embedding words{nullptr};
+  torch::nn::Linear layer{nullptr};
+};
+TORCH_MODULE(Mixed);
+
+/// Buckets that hooks do not take come first, last or between: the hook counts its own.
+TEST(CommHook, PowerSgdCompressesBesideSparseAndComplexGradients) {
+  for (const bool is_complex : {false, true}) {
+    for (const float cap : {25.0F, 0.0001F}) {
+      ddp::on_ranks(2, [&](const Rank& rank) {
+        auto options = rank.options({.strategy = Ddp{.bucket_cap_mb = cap,
+                                                     .comm_hook = "power_sgd",
+                                                     .comm_state_option = PowerSgd{.start_powerSGD_iter = 3}}});
+        std::string lines;
+        options.log_sink = [&](accelerate::LogLevel, std::string_view line) { lines += std::string(line) + "\n"; };
+        Accelerator accelerator(options);
+        Mixed net(is_complex);
+        auto model = accelerator.prepare(net);
+        for (int64_t pass = 0; pass < 8; ++pass) {
+          model->zero_grad();
+          accelerator.backward(model((torch::arange(4) + pass + rank.rank()) % 6));
+          const at::Tensor gradient = model->layer->weight.grad();
+          EXPECT_TRUE(torch::equal(accelerator.broadcast(gradient.clone()), gradient)) << "pass " << pass;
+          if (pass > 3) {
+            EXPECT_EQ(torch::linalg_matrix_rank(gradient.to(at::kDouble), 1e-5).item<int64_t>(), 1) << "pass " << pass;
+          }
+        }
+        EXPECT_THAT(lines, testing::HasSubstr("PowerSGD begins after 3 averaged backward passes"));
+      });
+    }
+  }
+}
+
 /// Whatever a hook has under way ends with an error when a rank is gone.
 TEST(CommHook, ARankThatLeavesIsAnError) {
   for (const char* backend : {"shm", "gloo"}) {

@@ -1,4 +1,11 @@
 // join_uneven_inputs as a user meets it: loaders, buffers, several models, and what goes wrong.
+#include <c10/core/Allocator.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+
 #include "tests/ranks/ddp_support.h"
 
 namespace {
@@ -373,6 +380,28 @@ TEST(Join, AnErrorAtTheEndOfTheScopeIsNotLost) {
     loop();
     EXPECT_THAT(lines, testing::ElementsAre(testing::HasSubstr("join_uneven_inputs did not come to its end")));
     EXPECT_THROW(accelerator.backward(ddp::mean_square(model(ddp::inputs(0, 0)))), CommError);
+  });
+}
+
+/// Buckets that the hook does not take are not announced as its own.
+TEST(Join, PowerSgdBesideSparseGradients) {
+  ddp::on_ranks(2, [](const Rank& rank) {
+    Accelerator accelerator(rank.options(
+        uneven({.comm_hook = "power_sgd", .comm_state_option = accelerate::PowerSgd{.start_powerSGD_iter = 2}})));
+    torch::nn::Embedding words(torch::nn::EmbeddingOptions(6, 30).sparse(true));
+    torch::nn::Sequential net(words, torch::nn::Linear(30, 20));
+    ddp::fill(*net, 1, at::kFloat);
+    auto model = accelerator.prepare(net);
+    const auto pass = [&](int64_t batch) {
+      net->zero_grad();
+      accelerator.backward(model((torch::arange(4) + batch) % 6).pow(2).mean());
+    };
+    run_joined(accelerator, {model}, {}, [&] {
+      for (int64_t batch = 0; batch < 3 + 4 * rank.rank(); ++batch) pass(batch);
+    });
+    pass(rank.rank());
+    const at::Tensor own = net->parameters().back().grad();
+    EXPECT_TRUE(torch::equal(accelerator.broadcast(own.clone()), own));
   });
 }
 

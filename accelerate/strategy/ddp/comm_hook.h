@@ -19,8 +19,8 @@ using HookFuture = c10::intrusive_ptr<c10::ivalue::Future>;
 /// One bucket of gradients whose turn it is: a dense vector of floating-point numbers, this rank's own.
 struct HookCall {
   c10d::GradBucket& bucket;
-  size_t index = 0;   ///< of the bucket in this pass, which takes them from 0 on
-  bool last = false;  ///< no bucket follows in this pass
+  size_t index = 0;   ///< of the bucket among those of this pass that the hook is given, from 0 on
+  bool last = false;  ///< no other is given to it in this pass
   ReducerGroup& ranks;
   const Log& log;
 };

@@ -55,6 +55,12 @@ std::vector<std::vector<size_t>> first_buckets(const std::vector<ReducedParamete
   return buckets;
 }
 
+/// A bucket among those of a pass that the communication hook takes.
+struct HookPlace {
+  size_t index = 0;
+  bool last = false;
+};
+
 }  // namespace
 
 /// The Reducer's own state is where it says whether it has finished; LibTorch has no other way to ask or to disarm.
@@ -116,6 +122,18 @@ class GradientReducer::Engine final : public c10d::Reducer {
   const at::Tensor& last_bucket() const { return buckets_.back().gradients; }
 
   size_t buckets() const { return buckets_.size(); }
+  /// Whether a communication hook sees the bucket: sparse and complex gradients are averaged as they are.
+  bool hook_takes(size_t index) const {
+    const Bucket& bucket = buckets_[index];
+    return !bucket.expect_sparse_gradient && at::isFloatingType(bucket.variables.front().scalar_type());
+  }
+  /// Where the bucket is among those that the hook takes.
+  HookPlace hook_place(size_t index) const {
+    HookPlace place{.index = 0, .last = true};
+    for (size_t i = 0; i < index; ++i) place.index += hook_takes(i) ? 1 : 0;
+    for (size_t i = index + 1; i < buckets_.size(); ++i) place.last = place.last && !hook_takes(i);
+    return place;
+  }
   bool is_recording() const { return recording_; }
   bool was_armed() const { return was_armed_; }
   bool buckets_are_due() const { return should_rebuild_buckets() && !rebuilt_params_.empty(); }
@@ -229,24 +247,22 @@ HookFuture GradientReducer::run_hook(c10d::GradBucket& bucket) {
   const at::Tensor& buffer = bucket.getBuffer();
   // The Reducer gives every bucket of a recorded pass the same number.
   const size_t index = engine_->is_recording() ? recorded_++ : bucket.getIndex();
-  const bool last = index + 1 == engine_->buckets();
-  if (last) recorded_ = 0;
-  // Sparse and complex gradients are averaged as they are.
-  const bool takes = buffer.layout() == at::kStrided && buffer.dim() == 1 && at::isFloatingType(buffer.scalar_type());
-  if (!takes) return average(buffer, *group_);
+  if (index + 1 == engine_->buckets()) recorded_ = 0;
+  if (!engine_->hook_takes(index)) return average(buffer, *group_);
   if (listener_) listener_(index);
+  const auto [place, last] = engine_->hook_place(index);
   const ReducerGroup::InHook in_hook(*group_);
-  return travel_.hook->run({.bucket = bucket, .index = index, .last = last, .ranks = *group_, .log = travel_.log});
+  return travel_.hook->run({.bucket = bucket, .index = place, .last = last, .ranks = *group_, .log = travel_.log});
 }
 
 void GradientReducer::shadow_hook(size_t index) {
-  if (index == 0) shadowed_.clear();
+  const auto [place, last] = engine_->hook_place(index);
+  if (place == 0) shadowed_.clear();
   c10d::GradBucket bucket = engine_->empty_bucket(index);
   const ReducerGroup::InHook in_hook(*group_);
-  const bool last = index + 1 == engine_->buckets();
   const at::NoGradGuard no_grad;
   shadowed_.push_back(
-      travel_.hook->run({.bucket = bucket, .index = index, .last = last, .ranks = *group_, .log = travel_.log}));
+      travel_.hook->run({.bucket = bucket, .index = place, .last = last, .ranks = *group_, .log = travel_.log}));
   if (!last) return;  // a hook may complete a bucket only when it is called for a later one
   for (const HookFuture& future : std::exchange(shadowed_, {})) future->waitAndThrow();
 }
