@@ -383,6 +383,42 @@ TEST(Join, AnErrorAtTheEndOfTheScopeIsNotLost) {
   });
 }
 
+/// What the tensors of this thread occupy.
+class Memory final : public c10::MemoryReportingInfoBase {
+ public:
+  void reportMemoryUsage(void*, int64_t size, size_t, size_t, c10::Device) override {
+    now_ += size;
+    most_ = std::max(most_, now_);
+  }
+  bool memoryProfilingEnabled() const override { return true; }
+  int64_t most() const { return most_; }
+
+ private:
+  int64_t now_ = 0;
+  int64_t most_ = 0;
+};
+
+/// A process that waits for the others needs room for one exchange, however many there are.
+TEST(Join, WaitingDoesNotTakeMemoryForEachExchange) {
+  constexpr int64_t kBytes = 256 * 256 * 4;
+  for (const char* hook : {"no", "fp16"}) {
+    ddp::on_ranks(2, [&](const Rank& rank) {
+      Accelerator accelerator(rank.options(uneven({.comm_hook = hook})));
+      auto model = accelerator.prepare(torch::nn::Linear(torch::nn::LinearOptions(256, 256).bias(false)));
+      auto join = accelerator.join_uneven_inputs({model});
+      for (int64_t batch = 0; batch < 40 * rank.rank(); ++batch) {
+        accelerator.backward(model(ddp::inputs(1, batch, 2, 256).to(at::kFloat)).pow(2).mean());
+      }
+      const auto memory = std::make_shared<Memory>();
+      const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, memory);
+      join.finish();
+      if (rank.rank() == 0) {
+        EXPECT_LT(memory->most(), 12 * kBytes) << hook;
+      }
+    });
+  }
+}
+
 /// Buckets that the hook does not take are not announced as its own.
 TEST(Join, PowerSgdBesideSparseGradients) {
   ddp::on_ranks(2, [](const Rank& rank) {

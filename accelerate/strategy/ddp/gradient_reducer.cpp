@@ -265,6 +265,7 @@ void GradientReducer::shadow_hook(size_t index) {
       travel_.hook->run({.bucket = bucket, .index = place, .last = last, .ranks = *group_, .log = travel_.log}));
   if (!last) return;  // a hook may complete a bucket only when it is called for a later one
   for (const HookFuture& future : std::exchange(shadowed_, {})) future->waitAndThrow();
+  group_->settle();  // nothing is armed here while the others run pass after pass
 }
 
 void GradientReducer::shadow_cut() {

@@ -402,6 +402,7 @@ class DdpStrategy final : public Strategy, private Shadow {
   void reduce_quietly(const at::Tensor& nothing) {
     const ReducerGroup::InHook quiet(*ranks_);
     ranks_->sum(nothing)->waitAndThrow();
+    ranks_->settle();  // nothing is armed here while the others run pass after pass
   }
 
   void adopt(int64_t source) override {
