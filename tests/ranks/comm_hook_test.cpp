@@ -163,6 +163,33 @@ TEST(CommHook, PowerSgdCompressesBesideSparseAndComplexGradients) {
   }
 }
 
+/// A batch whose gradients are not finite costs its own update and no later one.
+TEST(CommHook, PowerSgdForgetsABatchThatIsNotFinite) {
+  for (const char* hook : {"power_sgd", "batched_power_sgd"}) {
+    ddp::on_ranks(2, [&](const Rank& rank) {
+      Accelerator accelerator(rank.options({.strategy = Ddp{
+                                                .comm_hook = hook,
+                                                .comm_state_option = PowerSgd{.start_powerSGD_iter = 2},
+                                            }}));
+      auto model = accelerator.prepare(PowerOfInput());
+      const auto gradient_of = [&](double factor) {
+        model->zero_grad();
+        accelerator.backward(model(ddp::numbers({40, 20}, 3, at::kFloat) * factor, rank.rank()).mean());
+        return model->p.grad();
+      };
+      for (int64_t pass = 0; pass < 4; ++pass) gradient_of(1);
+      const double bad = rank.rank() == 1 ? std::numeric_limits<double>::infinity() : 1;
+      EXPECT_FALSE(gradient_of(bad).isfinite().all().item<bool>()) << hook;
+      for (int64_t pass = 0; pass < 3; ++pass) {
+        const at::Tensor after = gradient_of(1);
+        EXPECT_TRUE(after.isfinite().all().item<bool>()) << hook << ", pass " << pass;
+        EXPECT_GT(after.abs().max().item<double>(), 1e-4) << hook << ", pass " << pass;
+        EXPECT_TRUE(torch::equal(accelerator.broadcast(after.clone()), after)) << hook << ", pass " << pass;
+      }
+    });
+  }
+}
+
 /// Whatever a hook has under way ends with an error when a rank is gone.
 TEST(CommHook, ARankThatLeavesIsAnError) {
   for (const char* backend : {"shm", "gloo"}) {

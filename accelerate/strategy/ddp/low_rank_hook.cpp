@@ -21,8 +21,13 @@ namespace {
 struct Memory {
   at::Tensor p;
   at::Tensor q;
+  at::Tensor first_q;  ///< what `q` began with
   at::Tensor error;
 };
+
+at::Tensor finite_or_zero(const at::Tensor& tensor) {
+  return at::where(tensor.isfinite(), tensor, at::zeros({}, tensor.options()));
+}
 
 /// One bucket on its way.
 struct Pass {
@@ -93,7 +98,8 @@ class LowRankHook final : public CommHook {
     Memory& memory = memories_[call.index];
     if (options_.use_error_feedback) {
       if (memory.error.defined()) {
-        pass.input.add_(memory.error);
+        // A batch that was not finite has cost its own update; remembered, it would cost every later one.
+        pass.input.add_(finite_or_zero(memory.error));
       } else {
         memory.error = at::empty_like(pass.input);
       }
@@ -183,6 +189,9 @@ class LowRankHook final : public CommHook {
     if (random) {
       memory.p = at::empty({rows}, pass.input.options());
       memory.q = at::empty({columns}, pass.input.options());
+    } else {
+      // The same on every rank, as sums are; the device is not waited for.
+      memory.q.copy_(at::where(memory.q.isfinite().all(), memory.q, memory.first_q));
     }
     pass.p = memory.p;
     pass.q = memory.q;
@@ -200,6 +209,9 @@ class LowRankHook final : public CommHook {
     if (random) generator = at::detail::createCPUGenerator(seeds_.next());
     for (const at::Tensor& q : pass.qs) {
       if (random) q.copy_(at::randn(q.sizes(), generator, q.options().device(at::kCPU)));
+    }
+    if (random && options_.warm_start) memory.first_q = memory.q.clone();
+    for (const at::Tensor& q : pass.qs) {
       orthogonalize(q, options_.orthogonalization_epsilon);
     }
     for (size_t i = 0; i < pass.matrices.size(); ++i) at::bmm_out(pass.ps[i], pass.matrices[i], pass.qs[i]);
