@@ -8,6 +8,8 @@
 #include <unordered_set>
 #include <utility>
 
+#include "accelerate/comm/collectives.h"
+#include "accelerate/comm/debug.h"
 #include "accelerate/core/error.h"
 #include "accelerate/runtime.h"
 
@@ -39,7 +41,7 @@ void require_whole(const internal::ModelCore& model) {
 
 LocalSGD::LocalSGD(Accelerator& accelerator, const std::shared_ptr<internal::ModelCore>& model, LocalSGDOptions options,
                    GradientSyncScope local)
-    : accelerator_(&accelerator), options_(options), exceptions_(std::uncaught_exceptions()) {
+    : runtime_(&accelerator.runtime()), options_(options), exceptions_(std::uncaught_exceptions()) {
   if (options_.local_sgd_steps < 1) {
     throw UsageError({.place = "LocalSGD",
                       .what = "The number of steps between two averages is not positive",
@@ -54,7 +56,7 @@ LocalSGD::LocalSGD(Accelerator& accelerator, const std::shared_ptr<internal::Mod
 }
 
 LocalSGD::LocalSGD(LocalSGD&& other) noexcept
-    : accelerator_(std::exchange(other.accelerator_, nullptr)),
+    : runtime_(other.runtime_),
       options_(other.options_),
       local_(std::exchange(other.local_, std::nullopt)),
       parameters_(std::move(other.parameters_)),
@@ -68,8 +70,8 @@ LocalSGD::~LocalSGD() {
   try {
     finish();
   } catch (const std::exception& error) {
-    accelerator_->runtime().log().warning(std::string("LocalSGD: its parameters were not averaged at the end: ") +
-                                          error.what());
+    runtime_->log().warning(std::string("LocalSGD: its parameters were not averaged at the end: ") + error.what());
+    runtime_->keep_error(std::current_exception());
   }
 }
 
@@ -96,8 +98,11 @@ void LocalSGD::average() {
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> values;
   for (const at::Tensor& parameter : parameters_) values.push_back(parameter.detach());
-  const std::vector<at::Tensor> means = accelerator_->reduce(std::move(values), {.reduction = "mean"});
-  for (size_t i = 0; i < means.size(); ++i) parameters_[i].detach().copy_(means[i]);
+  std::vector<at::Tensor*> means;
+  for (at::Tensor& value : values) means.push_back(&value);
+  if (runtime_->plan().debug) internal::require_same_call(runtime_->group(), "LocalSGD", "");
+  internal::reduce_all(runtime_->group(), means, {.reduction = "mean"});
+  for (size_t i = 0; i < values.size(); ++i) parameters_[i].detach().copy_(values[i]);
 }
 
 }  // namespace accelerate

@@ -4,6 +4,9 @@
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
+#include <optional>
+#include <string>
+
 #include "tests/ranks/ddp_support.h"
 
 namespace {
@@ -135,6 +138,22 @@ TEST(LocalSGD, FrozenAndTiedParametersAndBuffers) {
     LocalSGD(accelerator, model, {}).finish();
     EXPECT_TRUE(torch::equal(model->one->weight, torch::full({2, 2}, 1.5, at::kDouble)));
     EXPECT_EQ(model->seen.item<double>(), static_cast<double>(rank.rank()));
+  });
+}
+
+/// The guard needs the Accelerator's ranks and not the object that made it.
+TEST(LocalSGD, OutlivesAMoveOfItsAccelerator) {
+  ddp::on_ranks(2, [](const Rank& rank) {
+    std::optional<Accelerator> moved;
+    Accelerator accelerator(rank.options());
+    auto model = accelerator.prepare(ddp::Mlp(1));
+    {
+      LocalSGD local(accelerator, model, {});
+      moved.emplace(std::move(accelerator));
+      const torch::NoGradGuard no_grad;
+      model->out->bias.fill_(static_cast<double>(rank.rank()));
+    }
+    EXPECT_TRUE(torch::equal(model->out->bias, torch::full({2}, 0.5, at::kDouble)));
   });
 }
 
