@@ -134,6 +134,7 @@ void Runtime::throw_kept_error() {
 void Runtime::prepare(std::span<PrepareItem> items) {
   sync_->require_open("prepare");
   throw_kept_error();
+  require_no_open_join("prepare");
   check_items(items, prepared_, *sync_, group_);
   prepared_ = build_items(items, prepared_,
                           {.plan = plan_,
@@ -157,6 +158,7 @@ void Runtime::correct_window() {
 
 void Runtime::release() {
   sync_->require_open("free_memory");
+  require_no_open_join("free_memory");
   auto next = std::make_shared<SyncSchedule>(sync_->rule(), active_loaders_);
   sync_->close(SyncSchedule::End::kReleased);
   for (const auto& model : prepared_.models) model->end();

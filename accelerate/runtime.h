@@ -14,6 +14,7 @@
 #include "accelerate/plan.h"
 #include "accelerate/preparation.h"
 #include "accelerate/runtime_join.h"
+#include "accelerate/strategy/uneven_inputs.h"
 
 namespace accelerate::internal {
 
@@ -30,6 +31,7 @@ class Runtime {
   const AcceleratorState& state() const { return state_; }
   GradientState gradient_state() const { return GradientState(sync_, active_loaders_); }
   Trigger& trigger() { return trigger_; }
+  const std::shared_ptr<OpenJoins>& open_joins() const { return open_joins_; }
 
   /// Fills in what `items` are prepared as: all of them, or none and an error.
   void prepare(std::span<PrepareItem> items);
@@ -52,6 +54,8 @@ class Runtime {
 
  private:
   void throw_kept_error();
+  /// Throws UsageError from `verb` where processes without data wait for announced exchanges.
+  void require_no_open_join(const char* verb) const;
 
   Plan plan_;
   Log log_;
@@ -62,6 +66,7 @@ class Runtime {
   std::shared_ptr<SyncSchedule> sync_;
   std::vector<std::weak_ptr<SyncSchedule>> released_;  ///< those before `sync_`, as long as a handle knows them
   PreparedObjects prepared_;
+  std::shared_ptr<OpenJoins> open_joins_ = std::make_shared<OpenJoins>();
   std::exception_ptr kept_error_;
 };
 

@@ -77,11 +77,22 @@ UsageError cannot_join(const std::string& model) {
 /// What a guard of `join_uneven_inputs` undoes.
 class JoinScope {
  public:
-  JoinScope(Runtime& runtime, const std::vector<PreparedObjects::Loader>& loaders, JoinOptions options,
-            std::vector<UnevenInputs::Model> models)
-      : runtime_(runtime), loaders_(loaders, options.even_batches), exceptions_(std::uncaught_exceptions()) {
-    if (!models.empty()) inputs_.emplace(runtime.group(), runtime.log(), std::move(models));
+  JoinScope(Runtime& runtime, const std::vector<PreparedObjects::Loader>& loaders, JoinOptions options, Models models,
+            std::vector<UnevenInputs::Model> joined)
+      : runtime_(runtime),
+        open_(runtime.open_joins()),
+        models_(std::move(models)),
+        loaders_(loaders, options.even_batches),
+        exceptions_(std::uncaught_exceptions()) {
+    if (joined.empty()) return;
+    inputs_.emplace(runtime.group(), runtime.log(), std::move(joined));
+    open_->add(*inputs_);
   }
+  ~JoinScope() {
+    if (inputs_) open_->remove(*inputs_);
+  }
+  JoinScope(const JoinScope&) = delete;
+  JoinScope& operator=(const JoinScope&) = delete;
 
   void finish() {
     if (!inputs_) return;
@@ -107,10 +118,21 @@ class JoinScope {
 
  private:
   Runtime& runtime_;
+  std::shared_ptr<OpenJoins> open_;
+  Models models_;  ///< whose strategies the inputs refer to, also after the end of training
   EvenBatches loaders_;
   std::optional<UnevenInputs> inputs_;  ///< empty: nobody has to be waited for
   int exceptions_;                      ///< that were on their way when it began
 };
+
+void Runtime::require_no_open_join(const char* verb) const {
+  if (!open_joins_->any()) return;
+  throw UsageError({.place = verb,
+                    .what = "What the processes share cannot change inside join_uneven_inputs",
+                    .got = std::string(verb) + "() while its guard is open",
+                    .expected = "it before or after the loop, on every process",
+                    .remedy = "Call `join.finish()` first, or do it before the guard is made"});
+}
 
 UnevenJoin Runtime::join_uneven_inputs(const Models& models, JoinOptions options) {
   sync_->require_open("join_uneven_inputs");
@@ -133,7 +155,8 @@ UnevenJoin Runtime::join_uneven_inputs(const Models& models, JoinOptions options
     if (joins && shadow == nullptr) throw cannot_join(model->module()->name());
     joined.push_back({.name = model->module()->name(), .shadow = shadow, .joins = joins});
   }
-  return UnevenJoin(std::make_unique<JoinScope>(*this, prepared_.loaders, options, std::move(joined)));
+  return UnevenJoin(
+      std::make_unique<JoinScope>(*this, prepared_.loaders, options, prepared_.models, std::move(joined)));
 }
 
 }  // namespace accelerate::internal

@@ -46,4 +46,15 @@ class UnevenInputs {
   bool over_ = false;  ///< all have finished, or some rank has failed
 };
 
+/// The loops of one Accelerator in which ranks may run out of data at different times.
+class OpenJoins {
+ public:
+  void add(UnevenInputs& inputs) { open_.push_back(&inputs); }
+  void remove(const UnevenInputs& inputs) noexcept { std::erase(open_, &inputs); }
+  bool any() const { return !open_.empty(); }
+
+ private:
+  std::vector<UnevenInputs*> open_;  ///< the innermost last
+};
+
 }  // namespace accelerate::internal

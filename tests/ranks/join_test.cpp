@@ -383,6 +383,44 @@ TEST(Join, AnErrorAtTheEndOfTheScopeIsNotLost) {
   });
 }
 
+/// What the loop has to do with cannot go while it is open, nor can anything come that the others would wait for.
+TEST(Join, NothingIsPreparedOrLetGoInside) {
+  ddp::on_ranks(2, [](const Rank& rank) {
+    Accelerator accelerator(rank.options(uneven()));
+    auto model = accelerator.prepare(ddp::Mlp());
+    run_joined(accelerator, {model}, {}, [&] {
+      const auto refused = [](const char* place) {
+        return ThrowsError<UsageError>({.place = place,
+                                        .what = "inside join_uneven_inputs",
+                                        .got = std::string(place) + "()",
+                                        .expected = "before or after",
+                                        .remedy = "join.finish()"});
+      };
+      EXPECT_THAT([&] { accelerator.free_memory(model); }, refused("free_memory"));
+      EXPECT_THAT([&] { accelerator.prepare(ddp::Mlp()); }, refused("prepare"));
+      for (int64_t batch = 0; batch < 1 + rank.rank(); ++batch) {
+        accelerator.backward(ddp::mean_square(model(ddp::inputs(rank.rank(), batch))));
+      }
+    });
+    accelerator.prepare(ddp::Mlp(2));
+    accelerator.free_memory(model);
+  });
+}
+
+/// The end of training inside a loop leaves nothing behind that the guard would touch.
+TEST(Join, TrainingMayEndInside) {
+  ddp::on_ranks(2, [](const Rank& rank) {
+    auto options = rank.options(uneven());
+    options.log_sink = [](accelerate::LogLevel, std::string_view) {};
+    Accelerator accelerator(options);
+    auto model = std::make_optional(accelerator.prepare(ddp::Mlp()));
+    auto join = accelerator.join_uneven_inputs({*model});
+    model.reset();
+    accelerator.end_training();
+    EXPECT_THROW(join.finish(), UsageError);
+  });
+}
+
 /// What the tensors of this thread occupy.
 class Memory final : public c10::MemoryReportingInfoBase {
  public:
