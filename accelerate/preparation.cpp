@@ -122,7 +122,10 @@ class Build {
     // Weak: a handle may outlive the Accelerator, whose group ends with it; then no call comes as far as here.
     const std::weak_ptr<GroupCore> core = context_.group.core();
     const c10::Device device = context_.plan.device;
-    item.prepared.sum = [core, device](int64_t own) { return sum_over_ranks(Group(core.lock()), device, own); };
+    item.prepared.sum = [core, device, joins = context_.open_joins](int64_t own) {
+      joins->require_none(Counted::kSteps);
+      return sum_over_ranks(Group(core.lock()), device, own);
+    };
     if (!context_.plan.debug) return;
     item.prepared.compare = [core, device](double metric) {
       require_equal_metrics(Group(core.lock()), device, metric);

@@ -8,6 +8,7 @@
 #include "accelerate/comm/group.h"
 #include "accelerate/plan.h"
 #include "accelerate/prepare.h"
+#include "accelerate/strategy/uneven_inputs.h"
 
 namespace accelerate::internal {
 
@@ -37,6 +38,7 @@ struct PreparationContext {
   const Log& log;
   std::shared_ptr<SyncSchedule> sync;
   std::shared_ptr<ActiveLoaders> active_loaders;
+  std::shared_ptr<const OpenJoins> open_joins;
   /// The Accelerator's own list, which outlives every call of an optimizer that `sync` lets through.
   const PreparedObjects& prepared;
 };

@@ -142,6 +142,7 @@ void Runtime::prepare(std::span<PrepareItem> items) {
                            .log = log_,
                            .sync = sync_,
                            .active_loaders = active_loaders_,
+                           .open_joins = open_joins_,
                            .prepared = prepared_});
 }
 
@@ -189,6 +190,7 @@ void Runtime::backward(const at::Tensor& loss, const BackwardOptions& options) {
   sync_->require_window("backward");
   check_loss(loss);
   WeightedPass weights(prepared_.models, group_, loss, options);
+  if (weights.counts()) open_joins_->require_none(Counted::kLosses);
   const int64_t divisor = weights.counts() ? 1 : sync_->divisor();
   const at::Tensor summed = weights.counts() ? weights.summed(loss) : loss;
   const at::Tensor scaled = divisor == 1 ? summed : summed / divisor;

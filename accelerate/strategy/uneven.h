@@ -17,6 +17,7 @@ struct Turn {
     kHook,       ///< the communication hook, for bucket `count`
     kEnds,       ///< how the pass ended for each of `count` parameters
     kCut,        ///< the order in which gradients came, by which buckets are cut
+    kCounts,     ///< none: a sum over the ranks that cannot be, for the Counted that `count` is
   };
   Kind kind = Kind::kOutOfData;
   c10::ScalarType dtype = c10::ScalarType::Float;

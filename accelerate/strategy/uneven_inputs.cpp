@@ -46,9 +46,21 @@ std::string text_of(const Turn& turn) {
       return "how the backward pass ended";
     case Turn::Kind::kCut:
       return "the order of the gradients";
+    case Turn::Kind::kCounts:
+      return "a count";
     default:
       return "nothing";
   }
+}
+
+[[noreturn]] void throw_counted(Counted what) {
+  const bool losses = what == Counted::kLosses;
+  throw UsageError({.place = losses ? "backward" : "scheduler.step",
+                    .what = "Counts are summed over all processes, which inside join_uneven_inputs may have no data",
+                    .got = losses ? ".num_items or .weight" : "step(Seen{...})",
+                    .expected = "counts in loops over even batches only",
+                    .remedy = losses ? "Pass JoinOptions{.even_batches = true}, or leave the count out"
+                                     : "Pass JoinOptions{.even_batches = true}, or give the schedule another unit"});
 }
 
 }  // namespace
@@ -91,6 +103,12 @@ void UnevenInputs::take(int64_t model, Turn turn) {
   }
   const int64_t number = packed(model, turn);
   require_one_turn(exchange(number));
+}
+
+void UnevenInputs::refuse(Counted what) {
+  require_one_turn(exchange(packed(0, {.kind = Turn::Kind::kCounts, .count = static_cast<int64_t>(what)})));
+  over_ = true;
+  throw_counted(what);
 }
 
 std::vector<int64_t> UnevenInputs::exchange(int64_t own) {
@@ -143,6 +161,10 @@ void UnevenInputs::finish() {
     const int64_t next = *std::max_element(turns.begin(), turns.end());
     if (kind_of(next) == Turn::Kind::kOutOfData) break;
     require_one_turn(turns);
+    if (kind_of(next) == Turn::Kind::kCounts) {
+      over_ = true;
+      throw_counted(static_cast<Counted>(turn_of(next).count));
+    }
     models_[static_cast<size_t>(model_of(next))].shadow->shadow(turn_of(next));
     if (turn == kSkewWarning) {
       log_.warning("join_uneven_inputs: this rank has waited for " + std::to_string(kSkewWarning) +

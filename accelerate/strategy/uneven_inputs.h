@@ -10,6 +10,9 @@
 
 namespace accelerate::internal {
 
+/// What is counted over all ranks, none of which may be out of data.
+enum class Counted : int64_t { kLosses, kSteps };
+
 /// Ranks whose data ends at different times. Before every exchange of a model those that still have data say in one
 /// small exchange which it is; those that have none listen, and take part with nothing to add. Nobody has to run the
 /// same code in the same iteration: what counts is the order of the exchanges.
@@ -29,6 +32,8 @@ class UnevenInputs {
   /// This rank has come to the end of its data. Returns when all have, and the models are those of the last one.
   /// Throws CommError when a rank has failed or is lost, and what the models' strategies throw.
   void finish();
+  /// Throws UsageError on every rank: on those that call this and, in `finish`, on those that have no data.
+  [[noreturn]] void refuse(Counted what);
   /// An exception has ended this rank's loop: the others hear of it instead of waiting.
   void fail() noexcept;
 
@@ -52,6 +57,10 @@ class OpenJoins {
   void add(UnevenInputs& inputs) { open_.push_back(&inputs); }
   void remove(const UnevenInputs& inputs) noexcept { std::erase(open_, &inputs); }
   bool any() const { return !open_.empty(); }
+  /// Throws UsageError on every rank if a loop is open.
+  void require_none(Counted what) const {
+    if (any()) open_.back()->refuse(what);
+  }
 
  private:
   std::vector<UnevenInputs*> open_;  ///< the innermost last

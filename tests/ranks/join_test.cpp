@@ -421,6 +421,68 @@ TEST(Join, TrainingMayEndInside) {
   });
 }
 
+auto counts_refused(const char* place, const char* got) {
+  return ThrowsError<UsageError>({.place = place,
+                                  .what = "inside join_uneven_inputs",
+                                  .got = got,
+                                  .expected = "even batches",
+                                  .remedy = "even_batches = true"});
+}
+
+/// Sums over the ranks need all of them; also those that have no data hear why there is none.
+TEST(Join, CountedLossesAreAnErrorOnEveryRank) {
+  for (const int64_t least : {0, 1}) {
+    ddp::on_ranks(3, [&](const Rank& rank) {
+      Accelerator accelerator(rank.options(uneven()));
+      auto model = accelerator.prepare(ddp::Mlp());
+      const auto joined = ddp::once([&] {
+        run_joined(accelerator, {model}, {}, [&] {
+          for (int64_t batch = 0; batch < least + rank.rank(); ++batch) {
+            accelerator.backward(model(ddp::inputs(rank.rank(), batch)).pow(2).sum(), {.num_items = 4});
+          }
+        });
+      });
+      EXPECT_THAT(joined, counts_refused("backward", ".num_items or .weight"));
+      accelerator.backward(model(ddp::inputs(rank.rank(), 0)).pow(2).sum(), {.num_items = 4});
+    });
+  }
+}
+
+TEST(Join, CountsOfASchedulerAreAnErrorOnEveryRank) {
+  ddp::on_ranks(3, [&](const Rank& rank) {
+    Accelerator accelerator(rank.options(uneven()));
+    ddp::Mlp net;
+    torch::optim::SGD sgd(net->parameters(), 0.1);
+    auto schedule = accelerate::constant().in(accelerate::ScheduleUnit::kTokens);
+    auto prepared = accelerator.prepare(net, sgd, schedule);
+    auto& model = std::get<0>(prepared);
+    auto& optimizer = std::get<1>(prepared);
+    auto& scheduler = std::get<2>(prepared);
+    const auto joined = ddp::once([&] {
+      run_joined(accelerator, {model}, {}, [&] {
+        for (int64_t batch = 0; batch < rank.rank(); ++batch) {
+          accelerator.backward(ddp::mean_square(model(ddp::inputs(rank.rank(), batch))));
+          optimizer.step();
+          optimizer.zero_grad();
+          scheduler.step(accelerate::Seen{.count = 7});
+        }
+      });
+    });
+    EXPECT_THAT(joined, counts_refused("scheduler.step", "step(Seen{...})"));
+    scheduler.step(accelerate::Seen{.count = 7});
+  });
+}
+
+/// With even batches no rank waits for another, and counts are what they are elsewhere.
+TEST(Join, CountsAreFineWithEvenBatches) {
+  ddp::on_ranks(2, [](const Rank& rank) {
+    Accelerator accelerator(rank.options(uneven()));
+    auto model = accelerator.prepare(ddp::Mlp());
+    run_joined(accelerator, {model}, {.even_batches = true},
+               [&] { accelerator.backward(model(ddp::inputs(rank.rank(), 0)).pow(2).sum(), {.num_items = 4}); });
+  });
+}
+
 /// What the tensors of this thread occupy.
 class Memory final : public c10::MemoryReportingInfoBase {
  public:
