@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <iterator>
 #include <utility>
 
 #include "accelerate/comm/objects.h"
@@ -41,6 +42,14 @@ class EvenBatches {
 
 bool contains(const Models& models, const std::shared_ptr<ModelCore>& model) {
   return std::find(models.begin(), models.end(), model) != models.end();
+}
+
+/// Those that processes share: one for evaluation may be on some of them alone.
+Models shared_of(const Models& all) {
+  Models shared;
+  std::copy_if(all.begin(), all.end(), std::back_inserter(shared),
+               [](const auto& model) { return model->ranks() > 1; });
+  return shared;
 }
 
 /// What this rank is about to do, in words that the others can be compared with.
@@ -146,17 +155,17 @@ UnevenJoin Runtime::join_uneven_inputs(const Models& models, JoinOptions options
   }
   if (group_.size() == 1) return UnevenJoin(nullptr);
   const bool even = options.even_batches.value_or(plan_.data.even_batches);
-  require_one_meaning(group_, described(prepared_.models, models, even));
+  const Models shared = shared_of(prepared_.models);
+  require_one_meaning(group_, described(shared, models, even));
   std::vector<UnevenInputs::Model> joined;
-  for (const auto& model : prepared_.models) {
+  for (const auto& model : shared) {
     if (even) break;
     const bool joins = contains(models, model);
     Shadow* shadow = model->strategy().shadow();
     if (joins && shadow == nullptr) throw cannot_join(model->module()->name());
     joined.push_back({.name = model->module()->name(), .shadow = shadow, .joins = joins});
   }
-  return UnevenJoin(
-      std::make_unique<JoinScope>(*this, prepared_.loaders, options, prepared_.models, std::move(joined)));
+  return UnevenJoin(std::make_unique<JoinScope>(*this, prepared_.loaders, options, shared, std::move(joined)));
 }
 
 }  // namespace accelerate::internal

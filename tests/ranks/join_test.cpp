@@ -483,6 +483,29 @@ TEST(Join, CountsAreFineWithEvenBatches) {
   });
 }
 
+/// A model that nobody shares may be on some processes alone.
+TEST(Join, AModelForEvaluationOnOneRankDoesNotCount) {
+  for (const bool in_the_list : {false, true}) {
+    ddp::on_ranks(2, [&](const Rank& rank) {
+      Accelerator accelerator(rank.options(uneven()));
+      std::vector<accelerate::Joinable> models;
+      if (rank.rank() == 0) {
+        auto judge = accelerator.prepare_model(ddp::TwoHeads(), {.evaluation_mode = true});
+        if (in_the_list) models.emplace_back(judge);
+      }
+      auto model = accelerator.prepare(ddp::Mlp());
+      models.emplace_back(model);
+      run_joined(accelerator, models, {}, [&] {
+        for (int64_t batch = 0; batch < 1 + 2 * rank.rank(); ++batch) {
+          accelerator.backward(ddp::mean_square(model(ddp::inputs(rank.rank(), batch))));
+        }
+      });
+      const at::Tensor own = model->out->weight.detach();
+      EXPECT_TRUE(torch::equal(accelerator.broadcast(own.clone()), own));
+    });
+  }
+}
+
 /// What the tensors of this thread occupy.
 class Memory final : public c10::MemoryReportingInfoBase {
  public:
