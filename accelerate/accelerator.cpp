@@ -102,6 +102,7 @@ std::vector<std::string> names_of(const ModelList& models) {
 
 Accumulation Accelerator::accumulate_all(std::initializer_list<internal::ModelCore*> models) {
   const std::shared_ptr<SyncSchedule>& sync = runtime().sync();
+  runtime().throw_kept_error();
   for (const internal::ModelCore* model : models) require_own("accumulate", *model, *sync);
   Accumulation window(sync);
   runtime().correct_window();
@@ -132,12 +133,14 @@ void Accelerator::backward(const at::Tensor& loss, BackwardOptions options) { ru
 
 ClipResult Accelerator::clip_grad_norm_(const std::vector<at::Tensor>& parameters, ClipNormOptions options) {
   runtime().sync()->require_open("clip_grad_norm_");
+  runtime().throw_kept_error();
   if (!sync_gradients()) return {.norm = {}, .accumulated = true};
   return {.norm = internal::clip_grad_norm(parameters, options), .accumulated = false};
 }
 
 ClipResult Accelerator::clip_grad_norm_(const ModelList& models, ClipNormOptions options) {
   runtime().sync()->require_open("clip_grad_norm_");
+  runtime().throw_kept_error();
   if (!sync_gradients()) return {.norm = {}, .accumulated = true};
   const auto name = [&](size_t index) { return names_of(models).at(index); };
   return {.norm = internal::clip_grad_norm(parameters_of(models), options, name), .accumulated = false};
@@ -153,6 +156,7 @@ bool Accelerator::optimizer_step_was_skipped() const { return runtime().optimize
 
 ClipResult Accelerator::clip_grad_value_(const std::vector<at::Tensor>& parameters, ClipValueOptions options) {
   runtime().sync()->require_open("clip_grad_value_");
+  runtime().throw_kept_error();
   if (!sync_gradients()) return {.norm = {}, .accumulated = true};
   internal::clip_grad_value(parameters, options);
   return {};
@@ -261,6 +265,7 @@ void Accelerator::pad_tensors(internal::TensorList tensors, const PadOptions& op
 }
 
 void Accelerator::wait_for_everyone() const {
+  runtime().throw_kept_error();
   require_same_call("wait_for_everyone", "");
   runtime().group().barrier();
 }
@@ -295,6 +300,7 @@ void Accelerator::save_model_core(internal::ModelCore& model, const std::string&
                       .expected = "a folder, which is created if it is missing",
                       .remedy = "Pass \".\" for the current one"});
   }
+  runtime().throw_kept_error();
   internal::write_model(model.strategy(), runtime().group(), model_format(), model_file_in(directory));
 }
 
@@ -305,6 +311,9 @@ LoadModelResult Accelerator::load_model_core(internal::ModelCore& model, const s
   return internal::read_model(model.strategy(), model_format(), file, options);
 }
 
-void Accelerator::end_training() { runtime().close(); }
+void Accelerator::end_training() {
+  runtime().close();
+  runtime().throw_kept_error();
+}
 
 }  // namespace accelerate

@@ -159,6 +159,7 @@ void Runtime::correct_window() {
 
 void Runtime::release() {
   sync_->require_open("free_memory");
+  throw_kept_error();
   require_no_open_join("free_memory");
   auto next = std::make_shared<SyncSchedule>(sync_->rule(), active_loaders_);
   sync_->close(SyncSchedule::End::kReleased);

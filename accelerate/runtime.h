@@ -49,11 +49,12 @@ class Runtime {
   UnevenJoin join_uneven_inputs(const std::vector<std::shared_ptr<ModelCore>>& models, JoinOptions options);
   /// An error that nobody could be told at the time: the next training verb throws it.
   void keep_error(std::exception_ptr error) noexcept { kept_error_ = std::move(error); }
+  /// Once. Every training verb begins with it.
+  void throw_kept_error();
   /// Training verbs of every handle throw from now on, and what only training needs is let go.
   void close() noexcept;
 
  private:
-  void throw_kept_error();
   /// Throws UsageError from `verb` where processes without data wait for announced exchanges.
   void require_no_open_join(const char* verb) const;
 

@@ -383,6 +383,39 @@ TEST(Join, AnErrorAtTheEndOfTheScopeIsNotLost) {
   });
 }
 
+/// Every verb of training throws it, once.
+TEST(Join, AnErrorAtTheEndOfTheScopeIsThrownByWhateverVerbIsNext) {
+  const std::vector<std::function<void(Accelerator&, accelerate::Model<ddp::MlpImpl>&)>> verbs = {
+      [](auto& accelerator, auto& model) { auto window = accelerator.accumulate(model); },
+      [](auto& accelerator, auto& model) { accelerator.clip_grad_norm_(model, {.max_norm = 1}); },
+      [](auto& accelerator, auto& model) { accelerator.clip_grad_value_(model, {.clip_value = 1}); },
+      [](auto& accelerator, auto& model) { accelerator.save_model(model, "not/written"); },
+      [](auto& accelerator, auto& model) { accelerator.free_memory(model); },
+      [](auto& accelerator, auto&) { accelerator.wait_for_everyone(); },
+      [](auto& accelerator, auto&) { accelerator.end_training(); },
+  };
+  for (size_t verb = 0; verb < verbs.size(); ++verb) {
+    ddp::on_ranks(2, [&](const Rank& rank) {
+      auto options = rank.options(uneven());
+      options.log_sink = [](accelerate::LogLevel, std::string_view) {};
+      Accelerator accelerator(options);
+      auto model = accelerator.prepare(ddp::Mlp());
+      const auto loop = [&] {
+        const auto join = accelerator.join_uneven_inputs({model});
+        if (rank.rank() == 1) throw std::runtime_error("mine");
+      };
+      if (rank.rank() == 1) {
+        EXPECT_THROW(loop(), std::runtime_error);
+        return;
+      }
+      loop();
+      EXPECT_THAT([&] { verbs[verb](accelerator, model); },
+                  testing::ThrowsMessage<CommError>(testing::HasSubstr("left the loop with an exception")))
+          << "verb " << verb;
+    });
+  }
+}
+
 /// What the loop has to do with cannot go while it is open, nor can anything come that the others would wait for.
 TEST(Join, NothingIsPreparedOrLetGoInside) {
   ddp::on_ranks(2, [](const Rank& rank) {

@@ -157,6 +157,27 @@ TEST(LocalSGD, OutlivesAMoveOfItsAccelerator) {
   });
 }
 
+/// What its destructor could not throw, the next verb does.
+TEST(LocalSGD, AnErrorAtTheEndOfTheScopeIsNotLost) {
+  ddp::on_ranks(2, [](const Rank& rank) {
+    auto options = rank.options();
+    options.log_sink = [](accelerate::LogLevel, std::string_view) {};
+    Accelerator accelerator(options);
+    auto model = accelerator.prepare(ddp::Mlp(1));
+    const auto loop = [&] {
+      LocalSGD local(accelerator, model, {});
+      if (rank.rank() == 1) throw std::runtime_error("mine");
+    };
+    if (rank.rank() == 1) {
+      EXPECT_THROW(loop(), std::runtime_error);
+      return accelerator.end_training();
+    }
+    loop();
+    EXPECT_THROW(auto window = accelerator.accumulate(model), accelerate::CommError);
+    EXPECT_NO_THROW(auto window = accelerator.accumulate(model));
+  });
+}
+
 TEST(LocalSGD, NotEnabledIsACounter) {
   ddp::on_ranks(2, [](const Rank& rank) {
     Accelerator accelerator(rank.options());
