@@ -16,11 +16,14 @@
 namespace accelerate {
 namespace {
 
-/// Every parameter once, whether it is trained or not.
+constexpr int64_t kPartBytes = 25 << 20;  ///< that travel at once, beside a copy of them
+
+/// Every parameter once, whether it is trained or not; whole numbers have no mean.
 std::vector<at::Tensor> parameters_of(const internal::ModelCore& model) {
   std::vector<at::Tensor> parameters;
   std::unordered_set<const void*> seen;
   for (const at::Tensor& parameter : model.module()->parameters()) {
+    if (!at::isFloatingType(parameter.scalar_type()) && !parameter.is_complex()) continue;
     if (seen.insert(parameter.unsafeGetTensorImpl()).second) parameters.push_back(parameter);
   }
   return parameters;
@@ -96,13 +99,20 @@ void LocalSGD::finish() {
 
 void LocalSGD::average() {
   const at::NoGradGuard no_grad;
-  std::vector<at::Tensor> values;
-  for (const at::Tensor& parameter : parameters_) values.push_back(parameter.detach());
-  std::vector<at::Tensor*> means;
-  for (at::Tensor& value : values) means.push_back(&value);
   if (runtime_->plan().debug) internal::require_same_call(runtime_->group(), "LocalSGD", "");
-  internal::reduce_all(runtime_->group(), means, {.reduction = "mean"});
-  for (size_t i = 0; i < values.size(); ++i) parameters_[i].detach().copy_(values[i]);
+  for (size_t begin = 0; begin < parameters_.size();) {
+    std::vector<at::Tensor> values;
+    int64_t bytes = 0;
+    for (size_t i = begin; i < parameters_.size(); ++i) {
+      bytes += static_cast<int64_t>(parameters_[i].nbytes());
+      if (i > begin && bytes > kPartBytes) break;
+      values.push_back(parameters_[i].detach());
+    }
+    std::vector<at::Tensor*> means;
+    for (at::Tensor& value : values) means.push_back(&value);
+    internal::reduce_all(runtime_->group(), means, {.reduction = "mean"});
+    for (const at::Tensor& value : values) parameters_[begin++].detach().copy_(value);
+  }
 }
 
 }  // namespace accelerate

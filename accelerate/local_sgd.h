@@ -17,11 +17,11 @@ struct LocalSGDOptions {
 };
 
 /// While it lives each process trains on its own, without averaging gradients; `step()`, after each update, averages
-/// the parameters every `local_sgd_steps` steps, all in one exchange. Buffers and optimizer state stay each process's
-/// own. Nothing but a counter in one process. `finish()` averages once more and ends it; a destructor does the same
-/// where nothing was thrown; what fails there is logged, and thrown by the next training verb of the Accelerator.
-/// Reached by every process. The Accelerator may be moved meanwhile, and must not end before it. Source:
-/// `accelerate.LocalSGD`; Stich, Local SGD Converges Fast and Communicates Little, 2019.
+/// the parameters every `local_sgd_steps` steps, about 25 MB in one exchange. Parameters of whole numbers, buffers and
+/// optimizer state stay each process's own. Nothing but a counter in one process. `finish()` averages once more and
+/// ends it; a destructor does the same where nothing was thrown: what fails there is logged, and thrown by the next
+/// training verb of the Accelerator. Reached by every process. The Accelerator may be moved meanwhile, and must not end
+/// before it. Source: `accelerate.LocalSGD`; Stich, Local SGD Converges Fast and Communicates Little, 2019.
 class [[nodiscard(
     "keep the guard: `accelerate::LocalSGD local(accelerator, model, {.local_sgd_steps = 8});`")]] LocalSGD {
  public:

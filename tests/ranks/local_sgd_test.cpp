@@ -178,6 +178,36 @@ TEST(LocalSGD, AnErrorAtTheEndOfTheScopeIsNotLost) {
   });
 }
 
+/// Counters and tables of indices are no weights; large models travel in parts.
+TEST(LocalSGD, WholeNumbersStayAndLargeModelsTravelInParts) {
+  struct NetImpl : torch::nn::Module {
+    NetImpl() {
+      for (int i = 0; i < 3; ++i) {
+        parts.push_back(register_parameter("part" + std::to_string(i), torch::zeros({2 << 20, 2}, at::kFloat)));
+      }
+      steps = register_parameter("steps", torch::zeros({2}, at::kLong), /*requires_grad=*/false);
+      phase = register_parameter("phase", torch::zeros({2}, at::kComplexFloat));
+      half = register_parameter("half", torch::zeros({2}, at::kHalf));
+    }
+    at::Tensor forward(const at::Tensor& x) { return x; }
+    Tensors parts;
+    at::Tensor steps, phase, half;
+  };
+  ddp::on_ranks(2, [](const Rank& rank) {
+    Accelerator accelerator(rank.options());
+    auto model = accelerator.prepare(std::make_shared<NetImpl>());
+    {
+      const torch::NoGradGuard no_grad;
+      for (at::Tensor& parameter : model->parameters()) parameter.fill_(1 + 2 * rank.rank());
+    }
+    LocalSGD(accelerator, model, {}).finish();
+    EXPECT_TRUE(torch::equal(model->steps, torch::full({2}, 1 + 2 * rank.rank(), at::kLong)));
+    for (const at::Tensor& part : model->parts) EXPECT_TRUE(part.eq(2).all().item<bool>());
+    EXPECT_TRUE(model->phase.eq(2).all().item<bool>());
+    EXPECT_TRUE(model->half.eq(2).all().item<bool>());
+  });
+}
+
 TEST(LocalSGD, NotEnabledIsACounter) {
   ddp::on_ranks(2, [](const Rank& rank) {
     Accelerator accelerator(rank.options());
