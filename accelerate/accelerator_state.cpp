@@ -28,25 +28,42 @@ void Accelerator::set_seed(uint64_t seed, SeedOptions options) const {
   accelerate::set_seed(seed, options);
 }
 
+namespace {
+
+std::string listed(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+}  // namespace
+
 void Accelerator::synchronize_rng_states(const std::vector<std::string>& rng_types) const {
+  require_same_call("synchronize_rng_states", listed(rng_types));
   internal::synchronize_rng_states(runtime().group(), rng_types, device(), nullptr);
 }
 
 void Accelerator::synchronize_rng_states(const std::vector<std::string>& rng_types, at::Generator& generator) const {
+  require_same_call("synchronize_rng_states", listed(rng_types));
   internal::synchronize_rng_states(runtime().group(), rng_types, device(), &generator);
 }
 
 ProcessOrder Accelerator::main_process_first() const {
+  require_same_call("main_process_first", "");
   const auto turn = is_main_process() ? ProcessOrder::Turn::kFirst : ProcessOrder::Turn::kAfterwards;
   return ProcessOrder("main_process_first", turn, runtime().group(), runtime().log());
 }
 
 ProcessOrder Accelerator::local_main_process_first() const {
+  require_same_call("local_main_process_first", "");
   const auto turn = is_local_main_process() ? ProcessOrder::Turn::kFirst : ProcessOrder::Turn::kAfterwards;
   return ProcessOrder("local_main_process_first", turn, runtime().group(), runtime().log());
 }
 
 void Accelerator::set_trigger() { runtime().trigger().set(); }
-bool Accelerator::check_trigger() { return runtime().trigger().check(runtime().group()); }
+bool Accelerator::check_trigger() {
+  require_same_call("check_trigger", "");
+  return runtime().trigger().check(runtime().group());
+}
 
 }  // namespace accelerate

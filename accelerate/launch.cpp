@@ -76,7 +76,10 @@ launch::LaunchPlan plan_for(const LaunchOptions& options, const Environment& env
 void run_in_place(const std::function<void()>& function, const LaunchOptions& options) {
   std::map<std::string, std::string> variables;
   if (options.mixed_precision) variables["ACCELERATE_MIXED_PRECISION"] = *options.mixed_precision;
-  if (options.cpu) variables["ACCELERATE_USE_CPU"] = "true";
+  if (options.cpu) {
+    variables["ACCELERATE_USE_CPU"] = "true";
+    variables["ACCELERATE_TORCH_DEVICE"] = "cpu";  // one of this process's own would go before
+  }
   const EnvironmentScope scope = patch_environment(variables);
   function();
 }
@@ -131,8 +134,9 @@ size_t first_failure(const launch::Forks::Result& result) {
 
 void launch_ranks(const std::function<void()>& function, const LaunchOptions& options) {
   check(options);
-  if (*options.num_processes * options.num_nodes == 1) return run_in_place(function, options);
   const Environment environment = Environment::of_process();
+  launch::require_no_rank(environment);
+  if (*options.num_processes * options.num_nodes == 1) return run_in_place(function, options);
   launch::require_forkable(environment);
   launch::LaunchPlan plan = plan_for(options, environment);
   // Held until all have ended: nobody else is given the port before rank 0 listens on it.

@@ -41,7 +41,7 @@ void ModelCore::run(ForwardCall& call) {
 }
 
 GradientSync ModelCore::sync_now() const {
-  if (!forced_.empty()) return forced_.back();
+  if (!forced_.empty()) return forced_.back().sync;
   return sync_->in_window() && sync_->window() == local_window_ ? GradientSync::kAccumulate : GradientSync::kReduce;
 }
 

@@ -55,8 +55,14 @@ class ModelCore {
   /// The micro-step `window` leaves this model's gradients local.
   void accumulate_in(int64_t window) { local_window_ = window; }
   /// Until it is undone, passes reduce or stay local whatever the window says; the innermost counts.
-  void push_sync(GradientSync sync) { forced_.push_back(sync); }
-  void pop_sync() noexcept { forced_.pop_back(); }
+  /// The token is for `pop_sync`: guards may end in any order.
+  int64_t push_sync(GradientSync sync) {
+    forced_.push_back({++last_token_, sync});
+    return last_token_;
+  }
+  void pop_sync(int64_t token) noexcept {
+    std::erase_if(forced_, [&](const Forced& forced) { return forced.token == token; });
+  }
   /// What a backward pass from `loss` does now. A forward that ran under `no_sync` stays local also after its guard has
   /// ended. Source: `DistributedDataParallel.require_backward_grad_sync`, read at forward.
   GradientSync backward_sync(const at::Tensor& loss);
@@ -80,6 +86,10 @@ class ModelCore {
   const SyncSchedule* owner() const { return sync_.get(); }
 
  private:
+  struct Forced {
+    int64_t token;
+    GradientSync sync;
+  };
   GradientSync sync_now() const;
   void remember_local(ForwardCall& call);
 
@@ -91,8 +101,9 @@ class ModelCore {
   ParameterTable table_;
   int64_t ranks_;
   LossWeights loss_weights_;
-  std::vector<GradientSync> forced_;  ///< by the guards that are alive
-  int64_t local_window_ = 0;          ///< the last window that leaves gradients local
+  std::vector<Forced> forced_;  ///< by the guards that are alive
+  int64_t last_token_ = 0;
+  int64_t local_window_ = 0;  ///< the last window that leaves gradients local
   /// Where the graphs of forwards that ran under `no_sync` end, until a forward that did not.
   std::vector<std::weak_ptr<torch::autograd::Node>> local_forwards_;
 };
@@ -141,17 +152,17 @@ auto run_typed(ModelCore& core, F function) {
 /// The guard of `no_sync` and `trigger_sync_in_backward`.
 class [[nodiscard("keep the guard: `auto local = accelerator.no_sync(model);`")]] GradientSyncScope {
  public:
-  GradientSyncScope(std::shared_ptr<internal::ModelCore> core, GradientSync sync) : core_(std::move(core)) {
-    core_->push_sync(sync);
-  }
+  GradientSyncScope(std::shared_ptr<internal::ModelCore> core, GradientSync sync)
+      : core_(std::move(core)), token_(core_->push_sync(sync)) {}
   ~GradientSyncScope() {
-    if (core_) core_->pop_sync();
+    if (core_) core_->pop_sync(token_);
   }
   GradientSyncScope(GradientSyncScope &&) noexcept = default;
   GradientSyncScope& operator=(GradientSyncScope&&) = delete;
 
  private:
   std::shared_ptr<internal::ModelCore> core_;
+  int64_t token_;
 };
 
 /// A prepared model: a handle beside the user's module, which is neither wrapped nor renamed. Copies share everything.

@@ -26,7 +26,7 @@ const std::string& Logger::name() const { return state_->place.name; }
 LogLevel Logger::level() const { return state_->place.level; }
 
 void Logger::log(LogLevel level, std::string_view message, LogOptions options, CallSite site) const {
-  if (!is_enabled_for(level)) return;
+  const bool enabled = is_enabled_for(level);
   const Group& group = state_->place.group;
   const auto write = [&] {
     const std::string text = state_->prefix + std::string(message);
@@ -34,11 +34,12 @@ void Logger::log(LogLevel level, std::string_view message, LogOptions options, C
     emit(state_->place.lines, level, std::string(name_of(level)) + " " + name() + ": " + text);
   };
   if (!options.in_order) {
-    if (!options.main_process_only || group.rank() == 0) write();
+    if (enabled && (!options.main_process_only || group.rank() == 0)) write();
     return;
   }
+  // Also by a process whose level is above the message's: those of the others may be lower, and they wait for it.
   for (int64_t rank = 0; rank < group.size(); ++rank) {
-    if (rank == group.rank()) write();
+    if (enabled && rank == group.rank()) write();
     group.barrier();
   }
 }

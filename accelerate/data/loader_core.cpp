@@ -152,7 +152,8 @@ void LoaderPass::leave() {
 void* LoaderPass::next() {
   const ShardPlan plan = loader_->plan();
   current_ = {};  // frees the last batch before the next one is made
-  if (position_ == plan.batches()) {
+  // A join may have turned the batches uneven when this rank had its last even one.
+  if (position_ >= plan.batches()) {
     leave();
     return nullptr;
   }

@@ -94,7 +94,10 @@ std::map<std::string, std::string> shared_variables(const LaunchOptions& options
   if (options.gradient_accumulation_steps) {
     shared["ACCELERATE_GRADIENT_ACCUMULATION_STEPS"] = std::to_string(*options.gradient_accumulation_steps);
   }
-  if (options.cpu) shared["ACCELERATE_USE_CPU"] = "true";
+  if (options.cpu) {
+    shared["ACCELERATE_USE_CPU"] = "true";
+    shared["ACCELERATE_TORCH_DEVICE"] = "cpu";  // one of the launcher's own environment would go before
+  }
   return shared;
 }
 

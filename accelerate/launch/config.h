@@ -54,7 +54,8 @@ struct LaunchPlan {
 /// and
 ///  - OMP_NUM_THREADS: the option, else what is inherited, else with several processes cores / processes, at least 1;
 ///  - CUDA_VISIBLE_DEVICES from `gpu_ids`, if given and not "all";
-///  - ACCELERATE_MIXED_PRECISION, ACCELERATE_GRADIENT_ACCUMULATION_STEPS, ACCELERATE_USE_CPU, if given.
+///  - ACCELERATE_MIXED_PRECISION, ACCELERATE_GRADIENT_ACCUMULATION_STEPS, ACCELERATE_USE_CPU, if given,
+///    the last with ACCELERATE_TORCH_DEVICE=cpu, which would go before it.
 /// Processes not given: one per GPU that is visible (CUDA_VISIBLE_DEVICES and the device files), or one.
 /// Throws ConfigError, in the option's words: numbers out of range, more processes on a machine than GPUs unless `cpu`,
 /// a GPU that is not there, half of what several machines need, no program.

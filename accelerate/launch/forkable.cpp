@@ -38,7 +38,7 @@ bool uses_gpu() {
   return false;
 }
 
-void require_forkable(const Environment& environment) {
+void require_no_rank(const Environment& environment) {
   if (environment.flag("FORK_LAUNCHED").value_or(false) || environment.integer("WORLD_SIZE").value_or(1) > 1) {
     throw ConfigError({.place = "launch",
                        .what = "This process is a rank already",
@@ -47,6 +47,10 @@ void require_forkable(const Environment& environment) {
                        .expected = "a process that no launcher started",
                        .remedy = "Call the function itself where a launcher has started the ranks"});
   }
+}
+
+void require_forkable(const Environment& environment) {
+  require_no_rank(environment);
   if (uses_gpu()) {
     throw ConfigError({.place = "launch",
                        .what = "CUDA is in use, and no copy of this process could use it",

@@ -14,6 +14,9 @@ std::vector<std::string> other_threads();
 /// it.
 bool uses_gpu();
 
+/// Throws ConfigError in a rank of another launch.
+void require_no_rank(const Environment& environment);
+
 /// Throws ConfigError unless a copy of this process that has the calling thread alone would work: with no other thread,
 /// no GPU in use, and not as a rank of another launch.
 void require_forkable(const Environment& environment);

@@ -116,9 +116,10 @@ TEST(LaunchPlan, OptionsOfTheProgramBecomeItsVariables) {
   EXPECT_EQ(variables.at("ACCELERATE_MIXED_PRECISION"), "bf16");
   EXPECT_EQ(variables.at("ACCELERATE_GRADIENT_ACCUMULATION_STEPS"), "4");
   EXPECT_EQ(variables.at("ACCELERATE_USE_CPU"), "true");
+  EXPECT_EQ(variables.at("ACCELERATE_TORCH_DEVICE"), "cpu");
   const LaunchPlan plain = plan_launch(with_program({}), kNothing, kEightCores);
   for (const char* name : {"ACCELERATE_MIXED_PRECISION", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_USE_CPU",
-                           "CUDA_VISIBLE_DEVICES"}) {
+                           "ACCELERATE_TORCH_DEVICE", "CUDA_VISIBLE_DEVICES"}) {
     EXPECT_EQ(plain.ranks[0].variables.count(name), 0u) << name;
   }
 }

@@ -110,6 +110,10 @@ TEST_F(Forked, OneProcessRunsInPlace) {
   EXPECT_EQ(changed, ::getpid());
   EXPECT_FALSE(variable("ACCELERATE_MIXED_PRECISION"));
   EXPECT_THROW(accelerate::launch([] { throw std::out_of_range("passes"); }, {.num_processes = 1}), std::out_of_range);
+  // A device in this process's own environment would go before ACCELERATE_USE_CPU.
+  const EnvironmentScope gpu = patch_environment({{"ACCELERATE_TORCH_DEVICE", "cuda"}});
+  accelerate::launch([&] { EXPECT_EQ(variable("ACCELERATE_TORCH_DEVICE"), "cpu"); }, {.num_processes = 1, .cpu = true});
+  EXPECT_EQ(variable("ACCELERATE_TORCH_DEVICE"), "cuda");
 }
 
 TEST_F(Forked, SeveralNodesShareTheRanksOut) {
@@ -332,12 +336,14 @@ TEST_F(Forked, ARankDoesNotLaunch) {
                                                                              .got = "RANK=1, WORLD_SIZE=2",
                                                                              .expected = "no launcher",
                                                                              .remedy = "Call the function itself"}));
-  EXPECT_THAT(
-      [] {
-        accelerate::launch([] { accelerate::launch([] {}, {.num_processes = 2, .cpu = true}); },
-                           {.num_processes = 2, .cpu = true});
-      },
-      Throws<RankError>(Property(&RankError::what, HasSubstr("This process is a rank already"))));
+  for (const int64_t processes : {1, 2}) {
+    EXPECT_THAT(
+        [&] {
+          accelerate::launch([&] { accelerate::launch([] {}, {.num_processes = processes, .cpu = true}); },
+                             {.num_processes = 2, .cpu = true});
+        },
+        Throws<RankError>(Property(&RankError::what, HasSubstr("This process is a rank already"))));
+  }
 }
 
 TEST_F(Forked, APortInUseIsRefusedInTheWordsOfLaunch) {

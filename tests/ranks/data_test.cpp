@@ -248,6 +248,21 @@ TEST(FreedLoaderOfRanks, StillSharesItsSamplesOut) {
   EXPECT_EQ(all, ids_of(torch::arange(64)));
 }
 
+// Rank 1 has had a batch more by then than its share of uneven ones.
+TEST(LoaderOfRanks, EndsWhenAJoinTurnsItsBatchesUnevenAtItsLastEvenOne) {
+  run_ranks(2, [](const Rank& rank) {
+    Accelerator accelerator(rank.options());
+    auto [model, loader] = accelerator.prepare(net_of(), loader_of(10, {.batch_size = 4}));
+    std::optional<accelerate::UnevenJoin> join;
+    int64_t batches = 0;
+    for ([[maybe_unused]] auto& batch : loader) {
+      if (++batches == 2) join.emplace(accelerator.join_uneven_inputs({model}, {.even_batches = false}));
+    }
+    EXPECT_EQ(batches, 2);
+    join->finish();
+  });
+}
+
 RC_GTEST_PROP(UpdateOfRanks, IsThatOfOneProcessWithTheWholeBatch, ()) {
   Training run{.ranks = *rc::gen::inRange<int64_t>(2, 5),
                .samples = 0,

@@ -174,6 +174,18 @@ TEST(Windows, LeaveModelsAloneThatTheyDoNotName) {
   });
 }
 
+TEST(NoSync, ItsGuardMayEndBeforeOneThatBeganLater) {
+  ddp::on_ranks(2, [](const Rank& rank) {
+    Accelerator accelerator(rank.options());
+    auto model = accelerator.prepare(Mlp(1));
+    auto local = std::make_optional(accelerator.no_sync(model));
+    const auto synced = accelerator.trigger_sync_in_backward(model);
+    local.reset();
+    accelerator.backward(mean_square(model(inputs(rank.rank(), 0))));
+    expect_near(ddp::gradients(*model), reference(2, {0}), "the guard that is left says so");
+  });
+}
+
 /// Counts its forwards in a buffer, which starts with the rank.
 struct CounterImpl : torch::nn::Module {
   explicit CounterImpl(int64_t rank) {

@@ -75,6 +75,9 @@ TEST_P(Debug, TheVerbThatEachRankIsInIsNamed) {
         {"broadcast_object_list", [&] { accelerator.broadcast_object_list({"text"}); }},
         {"copy_tensor_to_devices", [&] { accelerator.copy_tensor_to_devices(); }},
         {"wait_for_everyone", [&] { accelerator.wait_for_everyone(); }},
+        {"synchronize_rng_states", [&] { accelerator.synchronize_rng_states({"torch"}); }},
+        {"main_process_first", [&] { static_cast<void>(accelerator.main_process_first()); }},
+        {"local_main_process_first", [&] { static_cast<void>(accelerator.local_main_process_first()); }},
     };
     for (size_t i = 0; i < verbs.size(); ++i) {
       const auto& others = verbs[(i + 1) % verbs.size()];
@@ -105,8 +108,25 @@ TEST_P(Debug, ArgumentsThatDifferAreNamed) {
            "process 0: reduce(\"sum\", scale 1); process 1: reduce(\"mean\", scale 1)");
     expect([&] { accelerator.broadcast(x, first ? 0 : 1); }, "broadcast",
            "process 0: broadcast(from process 0); process 1: broadcast(from process 1)");
+    expect([&] { accelerator.synchronize_rng_states({first ? "torch" : "generator"}); }, "synchronize_rng_states",
+           "process 0: synchronize_rng_states(torch); process 1: synchronize_rng_states(generator)");
     expect([&] { accelerator.pad_across_processes(x, {.pad_index = first ? 0.0 : -1.0}); }, "pad_across_processes",
            "pad_index 0, behind); process 1: pad_across_processes(dim 0, pad_index -1, behind)");
+  });
+}
+
+TEST(DebugTrigger, IsCheckedByEveryProcess) {
+  run_ranks(2, [](const Rank& rank) {
+    Accelerator accelerator(rank.options({.debug = true}));
+    const bool first = accelerator.is_main_process();
+    EXPECT_THAT([&] { first ? accelerator.wait_for_everyone() : static_cast<void>(accelerator.check_trigger()); },
+                ThrowsError<CommError>({.place = first ? "wait_for_everyone" : "check_trigger",
+                                        .what = "different verbs",
+                                        .got = "process 1: check_trigger(",
+                                        .expected = "the same collectives in the same order",
+                                        .remedy = "is_main_process()"}));
+    accelerator.set_trigger();
+    EXPECT_TRUE(accelerator.check_trigger());
   });
 }
 

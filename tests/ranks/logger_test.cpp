@@ -52,6 +52,19 @@ class Lines {
   std::vector<Line> lines_;
 };
 
+// Levels may differ: each process has its own log file, and one of them the details.
+TEST(Logger, InOrderEachProcessTakesItsTurnWhateverItsLevel) {
+  Lines lines;
+  run_ranks(3, [&](const Rank& rank) {
+    const Accelerator accelerator(rank.options());
+    const LogLevel level = rank.rank() == 1 ? LogLevel::kError : LogLevel::kInfo;
+    const Logger logger = accelerator.get_logger("train", {.log_level = level, .sink = lines.sink()});
+    logger.info("in turn", {.in_order = true});
+    EXPECT_EQ(accelerator.gather(torch::full({1}, rank.rank())).sum().item<int64_t>(), 3);
+  });
+  EXPECT_THAT(lines.messages(), ElementsAre("[RANK 0] in turn", "[RANK 2] in turn"));
+}
+
 TEST(Logger, OneWarningIsOneRecordOfItsCall) {
   Lines lines;
   const Accelerator accelerator;
