@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <mutex>
+
 namespace accelerate::internal {
 namespace {
 
@@ -28,6 +30,13 @@ void gram_schmidt(const at::Tensor& matrices, double epsilon) {
   }
 }
 
+/// LibTorch loads the device's linear algebra when it is first used, and throws where two threads do that at once, as
+/// ranks that are threads of one process do.
+void load_linear_algebra(const at::Tensor& like) {
+  static std::once_flag once;
+  std::call_once(once, [&] { at::linalg_qr(at::ones({1, 1}, like.options())); });
+}
+
 }  // namespace
 
 uint64_t RandintSeeds::next() {
@@ -42,6 +51,7 @@ void orthogonalize(const at::Tensor& matrices, double epsilon) {
   const int64_t columns = matrices.size(2);
   const bool half = matrices.scalar_type() == at::kHalf || matrices.scalar_type() == at::kBFloat16;
   if (columns <= 2 || half) return gram_schmidt(matrices, epsilon);
+  if (!matrices.is_cpu()) load_linear_algebra(matrices);
   at::Tensor q = matrices;
   at::Tensor r = at::empty({matrices.size(0), columns, columns}, matrices.options());
   at::linalg_qr_out(q, r, matrices, "reduced");
