@@ -171,6 +171,7 @@ GroupCore::GroupCore(c10::intrusive_ptr<c10d::ProcessGroup> group, Log log)
       needs_comparison_(uses_unchecked(backends_)) {}
 
 GroupCore::~GroupCore() {
+  settle();
   // Gloo's destructor waits for what is in progress, which never ends once a rank is gone.
   if (setup_.liveness && setup_.liveness->gave_up()) group_.release();
 }
@@ -254,8 +255,22 @@ std::shared_ptr<GroupCore> GroupCore::split(int64_t color) {
   return std::make_shared<GroupCore>(std::move(part));
 }
 
+/// Before a rank goes its device gets the time to be through, as long as the others can still come. After an exception
+/// nobody knows whether they will.
+void GroupCore::settle() noexcept {
+  if (!setup_.liveness || setup_.device.is_cpu() || std::uncaught_exceptions() > 0) return;
+  if (setup_.liveness->settle(setup_.timeout)) return;
+  try {
+    if (!setup_.liveness->lost()) setup_.log.warning("a collective that not every rank has started is given up");
+    group_->getBackend(setup_.device.type())->abort();
+  } catch (const std::exception& error) {
+    setup_.log.warning(std::string("a transport did not abort: ") + error.what());
+  }
+}
+
 void GroupCore::leave(const std::string& why) noexcept {
   if (!setup_.liveness) return;
+  settle();
   setup_.liveness->leave(why);
   // What waits for a lost rank may keep the rest alive, and the program ends without its destructors.
   if (std::uncaught_exceptions() > 0 || setup_.liveness->gave_up()) setup_.liveness->linger();

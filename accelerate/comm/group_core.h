@@ -71,6 +71,7 @@ class GroupCore {
   void leave(const std::string& why) noexcept;
 
  private:
+  void settle() noexcept;
   CommError explained(const Operation& operation, const std::exception_ptr& error) const;
 
   GroupSetup setup_;

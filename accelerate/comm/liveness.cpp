@@ -411,6 +411,18 @@ std::optional<std::string> Liveness::find_lost() const {
   return std::nullopt;
 }
 
+bool Liveness::settle(std::chrono::milliseconds timeout) const noexcept {
+  const auto deadline = Clock::now() + timeout;
+  while (true) {
+    bool busy = false;
+    state_->operations.for_each([&](const Operation& operation) { busy = busy || operation.work; });
+    if (!busy) return true;
+    if (lost() || Clock::now() > deadline) return false;
+    state_->changed.notify_all();  // whoever takes off the list what is through need not wait for the next look
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
 bool Liveness::gave_up() const {
   std::unique_lock lock(state_->mutex);
   state_->changed.wait_for(lock, kFarewell, [&] { return !state_->acting; });

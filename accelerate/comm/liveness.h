@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -50,6 +51,9 @@ class Liveness {
   /// Whether an operation was failed that its transport may still be busy with. Actions of `on_lost` under way get a
   /// few seconds to end first: a program that ends in the middle of them may crash.
   bool gave_up() const;
+  /// Waits until nothing is left that a device has to do. False if that cannot be, because a rank is lost, or took
+  /// longer than `timeout`.
+  bool settle(std::chrono::milliseconds timeout) const noexcept;
   /// Called when a rank is lost, from a thread that nobody waits for longer than that; transports that block a device
   /// abort there.
   void on_lost(std::function<void()> action);

@@ -13,6 +13,10 @@ constexpr int64_t kRanks = 2;
 
 class CommHooks : public gpu::TwoGpus {};
 
+/// A hook, and how many batches each rank has.
+using Case = std::tuple<std::string, std::vector<int64_t>>;
+class CommHooksOfBatches : public gpu::TwoGpus, public testing::WithParamInterface<Case> {};
+
 at::Tensor numbers(at::IntArrayRef shape, double seed) {
   return torch::sin(torch::arange(c10::multiply_integers(shape), at::kDouble) * 0.37 + seed).view(shape);
 }
@@ -64,19 +68,26 @@ std::vector<at::Tensor> train(const Rank& rank, const std::string& hook, const s
 }
 
 /// The same kernels in another order: float64 all the same, but a half may round to its neighbour.
-TEST_F(CommHooks, ComputeWhatTheyDoOnTheCpu) {
-  for (const std::string hook : {"no", "fp16", "bf16", "power_sgd", "batched_power_sgd"}) {
-    for (const std::vector<int64_t>& batches : {std::vector<int64_t>{6, 6}, {3, 6}, {6, 0}}) {
-      run_ranks(kRanks, [&](const Rank& rank) {
-        const auto on_gpu = train(rank, hook, batches, at::kCUDA);
-        const auto on_cpu = train(rank, hook, batches, at::kCPU);
-        for (size_t i = 0; i < on_gpu.size(); ++i) {
-          EXPECT_TRUE(torch::allclose(on_gpu[i], on_cpu[i], 1e-3, 1e-4)) << hook << " parameter " << i;
-        }
-      });
+TEST_P(CommHooksOfBatches, ComputeWhatTheyDoOnTheCpu) {
+  const auto& [hook, batches] = GetParam();
+  run_ranks(kRanks, [&, &hook = hook, &batches = batches](const Rank& rank) {
+    const auto on_gpu = train(rank, hook, batches, at::kCUDA);
+    const auto on_cpu = train(rank, hook, batches, at::kCPU);
+    for (size_t i = 0; i < on_gpu.size(); ++i) {
+      EXPECT_TRUE(torch::allclose(on_gpu[i], on_cpu[i], 1e-3, 1e-4)) << hook << " parameter " << i;
     }
-  }
+  });
 }
+
+INSTANTIATE_TEST_SUITE_P(Uneven, CommHooksOfBatches,
+                         testing::Combine(testing::Values("no", "fp16", "bf16", "power_sgd", "batched_power_sgd"),
+                                          testing::Values(std::vector<int64_t>{6, 6}, std::vector<int64_t>{3, 6},
+                                                          std::vector<int64_t>{6, 0})),
+                         [](const testing::TestParamInfo<Case>& info) {
+                           std::string name = std::get<0>(info.param);
+                           for (const int64_t batches : std::get<1>(info.param)) name += "_" + std::to_string(batches);
+                           return name;
+                         });
 
 TEST_F(CommHooks, LocalSGDAveragesOnTheDevice) {
   run_ranks(kRanks, [](const Rank& rank) {

@@ -177,6 +177,23 @@ TEST_F(Nccl, ARankThatLeavesInTheMiddleIsNamedByTheOthers) {
   EXPECT_THAT(said, testing::HasSubstr("all_reduce"));
 }
 
+/// What one has started and the other has not would keep the first from ever saying goodbye.
+TEST_F(Nccl, AnExceptionOnOneRankOrOnBothLeavesNobodyWaiting) {
+  for (const bool on_both : {false, true}) {
+    const auto train = [&](const Rank& rank) {
+      const c10::Device device = gpu::device_of(rank);
+      const Group group = gpu::connect(rank, device);
+      const at::Tensor tensor = torch::ones({4}, device);
+      group.all_reduce(tensor).wait();
+      EXPECT_EQ(tensor.sum().item<double>(), 8);
+      accelerate::Work nobody_waits_for_it;
+      if (rank.rank() == 0) nobody_waits_for_it = group.all_reduce(tensor);
+      if (rank.rank() == 1 || on_both) throw std::runtime_error("rank " + std::to_string(rank.rank()));
+    };
+    EXPECT_THROW(run_ranks(kRanks, train), std::runtime_error);
+  }
+}
+
 class OneGpuForTwoRanks : public gpu::OneGpu {};
 
 TEST_F(OneGpuForTwoRanks, IsRefusedOnEachNamingBoth) {

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdio>
+#include <exception>
 #include <map>
 #include <mutex>
 
@@ -56,11 +57,12 @@ class Nccl final : public c10d::ProcessGroupNCCL {
  public:
   using ProcessGroupNCCL::ProcessGroupNCCL;
 
-  /// Before the statics of CUDA go. Orderly while the ranks are there: a lost one would never answer the goodbye.
+  /// Before the statics of CUDA go. Orderly while the ranks are there: a lost one would never answer the goodbye, nor
+  /// would those that wait for what an exception has kept this one from starting.
   ~Nccl() override {
     if (aborted_) return;
     try {
-      shutdown();
+      std::uncaught_exceptions() > 0 ? abort() : shutdown();
     } catch (const std::exception& error) {
       TORCH_WARN("NCCL did not shut down: ", error.what());
     }
