@@ -192,10 +192,13 @@ void Runtime::backward(const at::Tensor& loss, const BackwardOptions& options) {
   check_loss(loss);
   WeightedPass weights(prepared_.models, group_, loss, options);
   if (weights.counts()) open_joins_->require_none(Counted::kLosses);
-  const int64_t divisor = weights.counts() ? 1 : sync_->divisor();
-  const at::Tensor summed = weights.counts() ? weights.summed(loss) : loss;
-  const at::Tensor scaled = divisor == 1 ? summed : summed / divisor;
-  weights.begin(loss, sync_->sync_gradients());
+  const int64_t divisor = sync_->divisor();
+  at::Tensor scaled = loss;
+  if (weights.counts()) {
+    scaled = weights.begin(loss, sync_->sync_gradients());
+  } else if (divisor != 1) {
+    scaled = loss / divisor;
+  }
   Pass pass(prepared_.models);
   pass.begin(scaled);
   torch::autograd::backward({scaled}, /*grad_tensors=*/{},

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <sstream>
 #include <string>
+#include <unordered_set>
 
 #include "accelerate/core/error.h"
 
@@ -69,7 +70,10 @@ WeightedPass::WeightedPass(const Models& models, const Group& group, const at::T
       weights.add_plain();  // maybe: where nobody counts, nobody walks the graph
       continue;
     }
-    if (models.size() > 1 && !model.reached_by(loss)) continue;
+    if (models.size() > 1 && !model.reached_by(loss)) {
+      if (weights.any()) left_out_.push_back({.model = &model, .index = index, .averaged = false, .factor = {}});
+      continue;
+    }
     const bool may_clash = counts() || weights.any();
     if (may_clash && gradients_of(model.trainable()).empty()) weights.reset();  // dropped without a prepared optimizer
     if (!counts() && weights.any()) throw_mixed("a loss without one after others with");
@@ -81,58 +85,69 @@ WeightedPass::WeightedPass(const Models& models, const Group& group, const at::T
       weights.add_plain();
       continue;
     }
-    reached_.push_back({&model, index, model.backward_sync(loss)});
+    const bool averaged = model.ranks() > 1 && model.backward_sync(loss) == GradientSync::kReduce;
+    reached_.push_back({.model = &model, .index = index, .averaged = averaged, .factor = {}});
   }
 }
 
-std::vector<Gradients> WeightedPass::gradients_of_new(const ModelCore& model, std::vector<const void*>& seen) const {
-  std::vector<at::Tensor> parameters;
-  for (const at::Tensor& parameter : model.trainable()) {
-    const void* identity = parameter.unsafeGetTensorImpl();
-    if (std::find(seen.begin(), seen.end(), identity) != seen.end()) continue;
-    seen.push_back(identity);
-    parameters.push_back(parameter);
+void WeightedPass::rescale(const std::vector<Reached>& models,
+                           const std::function<at::Tensor(const Reached&)>& factor_of) {
+  std::unordered_set<const void*> seen;
+  for (const Reached& reached : models) {
+    std::vector<at::Tensor> parameters = reached.model->trainable();
+    std::erase_if(parameters, [&](const at::Tensor& one) { return !seen.insert(one.unsafeGetTensorImpl()).second; });
+    auto kinds = gradients_by_kind(parameters);
+    reached.model->loss_weights().rescale(kinds, factor_of(reached));
   }
-  return gradients_by_kind(parameters);
 }
 
-void WeightedPass::begin(const at::Tensor& loss, bool window_ends) {
-  if (!counts()) return;
-  window_ends_ = window_ends;
-  std::vector<const void*> seen;
-  for (const Reached& reached : reached_) {
-    auto kinds = gradients_of_new(*reached.model, seen);
-    reached.model->loss_weights().undivide(kinds);
-    reached.model->loss_weights().add(count_);
-  }
-  if (!window_ends || group_.size() == 1) return;
-  const auto averages = [&](const auto& model) {
-    return model->ranks() > 1 && model->backward_sync(loss) == GradientSync::kReduce;
-  };
-  if (std::none_of(models_.begin(), models_.end(), averages)) return;  // each process goes on by itself
-  // One for every model that they share, reached or not: all ranks exchange as many.
+/// One for every model that the ranks share, reached or not: all ranks exchange as many.
+void WeightedPass::exchange_counts() {
   std::vector<at::Tensor> counted;
   for (const auto& model : models_) {
     if (model->ranks() == 1) continue;
     const at::Tensor& own = model->loss_weights().counted();
-    counted.push_back(own.defined() ? own : at::zeros({}, loss.options().dtype(at::kDouble)));
+    counted.push_back(own.defined() ? own : at::zeros_like(count_));
   }
   totals_ = at::stack(counted);
-  exchange_ = group_.all_reduce(totals_);
+  group_.all_reduce(totals_).wait();
+}
+
+at::Tensor WeightedPass::begin(const at::Tensor& loss, bool window_ends) {
+  for (const Reached& reached : reached_) reached.model->loss_weights().add(count_);
+  const bool averages = std::any_of(models_.begin(), models_.end(), [&](const auto& model) {
+    return model->ranks() > 1 && model->backward_sync(loss) == GradientSync::kReduce;
+  });
+  at::Tensor shared;
+  if (averages) exchange_counts();
+  if (averages || window_ends) {
+    for (Reached& reached : reached_) {
+      // What stays on its process is the mean over what that process has seen.
+      const at::Tensor total =
+          reached.averaged ? totals_[static_cast<int64_t>(reached.index)] : reached.model->loss_weights().counted();
+      reached.factor = mean_factor(total, reached.averaged ? reached.model->ranks() : 1);
+    }
+    // One factor for the whole graph, on every rank the same. 16 bits would not hold it.
+    const bool holds = loss.scalar_type() == at::kFloat || loss.scalar_type() == at::kDouble;
+    if (holds && averages) shared = mean_factor(totals_.max(), group_.size());
+    if (holds && !averages && !reached_.empty()) shared = reached_.front().factor;
+    const bool is_own = reached_.size() == 1 && (!averages || (reached_.front().averaged && totals_.numel() == 1));
+    corrects_ = !(shared.defined() && is_own);
+  }
+  rescale(reached_, [&](const Reached&) { return shared; });
+  // No other loss may come: what stays here is divided now, as often as it takes.
+  if (window_ends) {
+    std::erase_if(left_out_, [](const Reached& one) { return one.model->ranks() > 1; });
+    rescale(left_out_, [](const Reached& one) { return mean_factor(one.model->loss_weights().counted(), 1); });
+  }
+  if (!is_mean_ && !shared.defined()) return loss;
+  at::Tensor factor = is_mean_ ? count_ : shared;
+  if (is_mean_ && shared.defined()) factor = count_ * shared;
+  return loss * factor.to(loss.scalar_type());
 }
 
 void WeightedPass::finish() {
-  if (!counts() || !window_ends_) return;
-  exchange_.wait();
-  std::vector<const void*> seen;
-  for (const Reached& reached : reached_) {
-    LossWeights& weights = reached.model->loss_weights();
-    // What stays on its process is the mean over what that process has seen.
-    const bool averaged = reached.sync == GradientSync::kReduce && reached.model->ranks() > 1;
-    const at::Tensor total = averaged ? totals_[static_cast<int64_t>(reached.index)] : weights.counted();
-    auto kinds = gradients_of_new(*reached.model, seen);
-    weights.divide(kinds, total, averaged ? reached.model->ranks() : 1);
-  }
+  if (corrects_) rescale(reached_, [](const Reached& reached) { return reached.factor; });
 }
 
 }  // namespace accelerate::internal

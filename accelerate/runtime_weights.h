@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -23,29 +24,31 @@ class WeightedPass {
   WeightedPass(const Models& models, const Group& group, const at::Tensor& loss, const BackwardOptions& options);
 
   bool counts() const { return count_.defined(); }
-  /// The sum whose gradients the window gathers. For a loss that counts.
-  at::Tensor summed(const at::Tensor& loss) const { return is_mean_ ? loss * count_.to(loss.scalar_type()) : loss; }
-  /// Before the strategies are armed: adds the counts up, and where the window ends starts to exchange them.
-  void begin(const at::Tensor& loss, bool window_ends);
-  /// After they have finished: where the window ends the gradients become means.
+  /// Before the strategies are armed: adds the counts up, over the ranks where some gradient is averaged, and gives
+  /// what autograd runs from: the sum, where the window ends or ranks average already times the factor of the mean.
+  at::Tensor begin(const at::Tensor& loss, bool window_ends);
+  /// After they have finished: where models count differently each gets its own mean.
   void finish();
 
  private:
   struct Reached {
     ModelCore* model = nullptr;
     size_t index = 0;  ///< among the models that the ranks share
-    GradientSync sync = GradientSync::kReduce;
+    bool averaged = false;
+    at::Tensor factor;  ///< makes the sum that the strategy leaves the mean; undefined: it stays a sum
   };
-  std::vector<Gradients> gradients_of_new(const ModelCore& model, std::vector<const void*>& seen) const;
+  void exchange_counts();
+  /// Each parameter once: models may share some.
+  static void rescale(const std::vector<Reached>& models, const std::function<at::Tensor(const Reached&)>& factor_of);
 
   const Models& models_;
   const Group& group_;
   at::Tensor count_;  ///< 0-d, float64, on the loss's device; undefined: the loss does not count
   bool is_mean_ = false;
-  bool window_ends_ = false;
+  bool corrects_ = false;  ///< `finish` has something to do
   std::vector<Reached> reached_;
-  at::Tensor totals_;  ///< of the models that the ranks share, over them
-  Work exchange_;
+  std::vector<Reached> left_out_;  ///< by this loss, and counted by others of the window
+  at::Tensor totals_;              ///< of the models that the ranks share, over them
 };
 
 }  // namespace accelerate::internal

@@ -14,16 +14,17 @@ void LossWeights::reset() {
   plain_ = false;
 }
 
-void LossWeights::undivide(std::vector<Gradients>& kinds) {
-  if (!factor_.defined()) return;
-  scale(kinds, factor_.reciprocal());
-  factor_.reset();
+void LossWeights::rescale(std::vector<Gradients>& kinds, const at::Tensor& factor) {
+  if (factor_.defined()) {
+    scale(kinds, factor.defined() ? factor / factor_ : factor_.reciprocal());
+  } else if (factor.defined()) {
+    scale(kinds, factor);
+  }
+  factor_ = factor;
 }
 
-void LossWeights::divide(std::vector<Gradients>& kinds, const at::Tensor& total, int64_t share) {
-  const at::Tensor factor = at::where(total > 0, static_cast<double>(share) / total, at::ones_like(total));
-  scale(kinds, factor);
-  factor_ = factor;
+at::Tensor mean_factor(const at::Tensor& total, int64_t share) {
+  return at::where(total > 0, static_cast<double>(share) / total, at::ones_like(total));
 }
 
 }  // namespace accelerate::internal

@@ -11,9 +11,9 @@ namespace accelerate::internal {
 /// How much the losses count whose gradients one model has gathered since they were last used or dropped.
 ///
 /// With losses S (sums over w items each) the gradients wanted are  sum grad S / sum w  over the micro-steps k and the
-/// ranks r. `.grad` gathers sum_k grad S_rk, not divided; where a window ends, the strategy leaves
-/// sum_r sum_k grad S_rk / P  on every rank, and P / W with  W = sum_r sum_k w_rk  makes it the mean. A further
-/// backward in the same micro-step takes that factor out again before it adds its part.
+/// ranks r. `.grad` gathers sum_k grad S_rk, not divided. Before ranks average, what is there and the loss that comes
+/// are multiplied by P / W with  W = sum_r sum_k w_rk, so that what travels is of the size of a mean, and the average,
+/// sum_r sum_k grad S_rk / W, is the mean. A further backward puts its own factor in that one's place.
 class LossWeights {
  public:
   /// Whether some loss with a count has been gathered.
@@ -28,16 +28,16 @@ class LossWeights {
   /// The gradients were used or dropped; what comes next counts anew.
   void reset();
 
-  /// The gradients are sums again.
-  void undivide(std::vector<Gradients>& kinds);
-  /// Multiplies the gradients by `share` / `total`, both counting what `total` counts; left alone for a total of 0,
-  /// where there is nothing but zeros.
-  void divide(std::vector<Gradients>& kinds, const at::Tensor& total, int64_t share);
+  /// The gradients are the sums times `factor`: 0-d, float64, not 0; undefined for the sums themselves.
+  void rescale(std::vector<Gradients>& kinds, const at::Tensor& factor);
 
  private:
   at::Tensor counted_;
   at::Tensor factor_;  ///< in the gradients; undefined: 1
   bool plain_ = false;
 };
+
+/// `share` / `total`, elementwise; 1 where `total` is 0 and there is nothing but zeros.
+at::Tensor mean_factor(const at::Tensor& total, int64_t share);
 
 }  // namespace accelerate::internal

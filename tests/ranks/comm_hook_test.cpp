@@ -86,6 +86,45 @@ TEST(CommHook, HalfPrecisionRoundsAsTheOriginalDoes) {
   });
 }
 
+enum class CountedAs { kNothing, kSum, kMean };
+
+/// Parameters after some updates of two micro-steps; `scale` is how large gradients are.
+ddp::Tensors train_counted(const Rank& rank, const Ddp& options, CountedAs way, double scale) {
+  Accelerator accelerator(rank.options({.gradient_accumulation_steps = 2, .strategy = options}));
+  ddp::Mlp net(1);
+  auto [model, optimizer] = accelerator.prepare(net, torch::optim::SGD(net->parameters(), 0.1 / scale));
+  for (int64_t step = 0; step < 8; ++step) {
+    const auto window = accelerator.accumulate(model);
+    const at::Tensor losses = model(ddp::inputs(rank.rank(), step)).pow(2) * scale;
+    const auto items = static_cast<double>(losses.numel());
+    if (way == CountedAs::kNothing) accelerator.backward(losses.mean());
+    if (way == CountedAs::kSum) accelerator.backward(losses.sum(), {.num_items = items});
+    if (way == CountedAs::kMean) accelerator.backward(losses.mean(), {.weight = items});
+    optimizer.step();
+    optimizer.zero_grad();
+  }
+  return ddp::values(*model);
+}
+
+/// Counts are powers of two, so that the means are the same to the last bit. Their sums are too large for a half.
+TEST(CommHook, IsGivenMeansAlsoOfLossesThatAreCounted) {
+  for (const char* hook : {"fp16", "bf16", "power_sgd", "batched_power_sgd"}) {
+    Ddp options{.comm_hook = hook};
+    if (std::string(hook).find("sgd") != std::string::npos) {
+      options.comm_wrapper = "fp16";
+      options.comm_state_option = PowerSgd{.start_powerSGD_iter = 2};
+    }
+    ddp::on_ranks(2, [&](const Rank& rank) {
+      constexpr double kLarge = 16384;
+      const auto plain = train_counted(rank, options, CountedAs::kNothing, kLarge);
+      EXPECT_GT(ddp::distance(plain, ddp::values(*ddp::Mlp(1))), 1e-3) << "something is learned";
+      for (const CountedAs way : {CountedAs::kSum, CountedAs::kMean}) {
+        EXPECT_LT(ddp::distance(train_counted(rank, options, way, kLarge), plain), ddp::kRounding) << hook;
+      }
+    });
+  }
+}
+
 /// Static graphs end their first pass in a way of their own, and gradients may live in the buckets.
 TEST(CommHook, WorksWithEveryOtherOption) {
   for (const char* hook : {"fp16", "power_sgd", "batched_power_sgd"}) {
@@ -143,6 +182,7 @@ TEST(CommHook, PowerSgdCompressesBesideSparseAndComplexGradients) {
         auto options = rank.options({.strategy = Ddp{.bucket_cap_mb = cap,
                                                      .comm_hook = "power_sgd",
                                                      .comm_state_option = PowerSgd{.start_powerSGD_iter = 3}}});
+        options.init_process_group.backend = "gloo";  // which sums sparse gradients
         std::string lines;
         options.log_sink = [&](accelerate::LogLevel, std::string_view line) { lines += std::string(line) + "\n"; };
         Accelerator accelerator(options);

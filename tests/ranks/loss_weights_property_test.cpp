@@ -274,4 +274,58 @@ TEST(LossWeights, AModelForEvaluationOnSomeProcessesChangesNothing) {
   });
 }
 
+/// Two models, of which losses reach the first alone, the second alone, or both: each is divided by its own count.
+RC_GTEST_PROP(LossWeightsOfModels, EachIsTheMeanOverWhatItsOwnLossesCount, ()) {
+  const int64_t ranks = *rc::gen::inRange<int64_t>(1, 4);
+  const int64_t steps = *rc::gen::inRange<int64_t>(1, 4);
+  const auto count = static_cast<size_t>(ranks * steps);
+  const auto rows = *rc::gen::container<std::vector<int64_t>>(count, rc::gen::inRange<int64_t>(1, 5));
+  const auto reach = *rc::gen::container<std::vector<int>>(static_cast<size_t>(steps), rc::gen::inRange(1, 4));
+  const auto at = [&](int64_t step, int64_t rank) { return static_cast<size_t>(step * ranks + rank); };
+  const auto loss_of = [](auto& first, auto& second, const at::Tensor& x, int which) {
+    at::Tensor loss = torch::zeros({}, at::kDouble);
+    if (which & 1) loss = loss + sum_of(first(x));
+    if (which & 2) loss = loss + sum_of(second(x));
+    return loss;
+  };
+  // LibTorch alone, the whole window in one graph.
+  Tensors expected;
+  {
+    Mlp first(1), second(2);
+    double counted[2] = {};
+    at::Tensor sums[2] = {torch::zeros({}, at::kDouble), torch::zeros({}, at::kDouble)};
+    for (int64_t step = 0; step < steps; ++step) {
+      const int which = reach[static_cast<size_t>(step)];
+      for (int64_t rank = 0; rank < ranks; ++rank) {
+        const at::Tensor x = ddp::inputs(rank, step, rows[at(step, rank)]);
+        for (const int model : {0, 1}) {
+          if (!(which & (1 << model))) continue;
+          counted[model] += static_cast<double>(x.size(0));
+          sums[model] = sums[model] + sum_of(model == 0 ? first(x) : second(x));
+        }
+      }
+    }
+    for (const int model : {0, 1}) {
+      if (counted[model] > 0) (sums[model] / counted[model]).backward();
+    }
+    expected = ddp::gradients(*first);
+    for (at::Tensor& gradient : ddp::gradients(*second)) expected.push_back(gradient);
+  }
+  // At the end of the window every model is reached, as its ranks have to average.
+  if (ranks > 1 && reach.back() != 3) RC_DISCARD("a model would not be averaged");
+  ddp::on_ranks(ranks, [&](const Rank& rank) {
+    Accelerator accelerator(rank.options({.gradient_accumulation_steps = steps}));
+    auto [first, second] = accelerator.prepare(Mlp(1), Mlp(2));
+    for (int64_t step = 0; step < steps; ++step) {
+      const auto window = accelerator.accumulate(first, second);
+      const at::Tensor x = ddp::inputs(rank.rank(), step, rows[at(step, rank.rank())]);
+      accelerator.backward(loss_of(first, second, x, reach[static_cast<size_t>(step)]),
+                           {.num_items = static_cast<double>(x.size(0))});
+    }
+    Tensors got = ddp::gradients(*first);
+    for (at::Tensor& gradient : ddp::gradients(*second)) got.push_back(gradient);
+    EXPECT_LT(ddp::distance(got, expected), 1e-11);
+  });
+}
+
 }  // namespace
