@@ -77,9 +77,9 @@ void require_own(const char* verb, const internal::ModelCore& model, const SyncS
                     .remedy = "Call " + call + " of the Accelerator that prepared it"});
 }
 
-}  // namespace
-
-namespace {
+void require_own_all(const char* verb, const ModelList& models, const SyncSchedule& sync) {
+  for (const ModelList::Entry& entry : models.entries()) require_own(verb, *entry.core(), sync);
+}
 
 std::vector<at::Tensor> parameters_of(const ModelList& models) {
   std::vector<at::Tensor> parameters;
@@ -141,12 +141,15 @@ ClipResult Accelerator::clip_grad_norm_(const std::vector<at::Tensor>& parameter
 ClipResult Accelerator::clip_grad_norm_(const ModelList& models, ClipNormOptions options) {
   runtime().sync()->require_open("clip_grad_norm_");
   runtime().throw_kept_error();
+  require_own_all("clip_grad_norm_", models, *runtime().sync());
   if (!sync_gradients()) return {.norm = {}, .accumulated = true};
   const auto name = [&](size_t index) { return names_of(models).at(index); };
   return {.norm = internal::clip_grad_norm(parameters_of(models), options, name), .accumulated = false};
 }
 
 ClipResult Accelerator::clip_grad_value_(const ModelList& models, ClipValueOptions options) {
+  runtime().sync()->require_open("clip_grad_value_");
+  require_own_all("clip_grad_value_", models, *runtime().sync());
   return clip_grad_value_(parameters_of(models), options);
 }
 

@@ -35,7 +35,7 @@ ProcessOrder::~ProcessOrder() {
   }
 }
 
-void ProcessOrder::end() {
+void ProcessOrder::finish() {
   if (std::exchange(pending_, false)) meet(0);
 }
 

@@ -22,7 +22,7 @@ class [[nodiscard("keep the guard: `auto order = accelerator.main_process_first(
   ProcessOrder& operator=(ProcessOrder&&) = delete;
 
   /// Lets the others go on now, before the end of the block. Throws what the destructor only logs.
-  void end();
+  void finish();
 
  private:
   void meet(int64_t failures);

@@ -356,6 +356,57 @@ TEST(DirectBackward, WithoutGradientsLeftIsForgotten) {
   });
 }
 
+// Applied, they would part the ranks without a word.
+TEST(MicroSteps, ThatNoLossAveragesAreRefusedBeforeTheUpdate) {
+  ddp::on_ranks(2, [](const Rank& rank) {
+    Accelerator accelerator(rank.options({.gradient_accumulation_steps = 2}));
+    Mlp first_net(1), second_net(2);
+    auto [first, second, of_first, of_second] =
+        accelerator.prepare(first_net, second_net, torch::optim::SGD(first_net->parameters(), 0.1),
+                            torch::optim::SGD(second_net->parameters(), 0.1));
+    const auto loss = [&, &first = first, &second = second](bool both) {
+      const at::Tensor x = inputs(rank.rank(), 0);
+      return both ? mean_square(first(x)) + mean_square(second(x)) : mean_square(first(x));
+    };
+    {
+      const auto window = accelerator.accumulate(first, second);
+      accelerator.backward(loss(true));
+    }
+    const Tensors before = ddp::values(*second);
+    {
+      const auto window = accelerator.accumulate(first, second);
+      accelerator.backward(loss(false));
+      of_first.step();
+      const auto step = [&of_second = of_second] { of_second.step(); };
+      EXPECT_THAT(step, ThrowsError<UsageError>({.place = "optimizer.step",
+                                                 .what = "MlpImpl were not averaged over the processes",
+                                                 .got = "micro-steps that stayed local, and no backward() since that "
+                                                        "averages, for \"hidden.weight\"",
+                                                 .expected = "reaches the model in the last micro-step",
+                                                 .remedy = "accelerator.no_sync(model)"}));
+      EXPECT_TRUE(ddp::equal(ddp::values(*second), before));
+      accelerator.backward(loss(true));
+      of_second.step();
+    }
+    EXPECT_FALSE(ddp::equal(ddp::values(*second), before));
+    for (const bool last : {false, true}) {
+      const auto window = accelerator.accumulate(first, second);
+      of_first.zero_grad();
+      of_second.zero_grad();
+      accelerator.backward(loss(!last));
+      if (!last) continue;
+      of_second.zero_grad();
+      EXPECT_NO_THROW(of_second.step()) << "nothing is left that could part them";
+    }
+    for (const bool last : {false, true}) {
+      const auto window = accelerator.accumulate(first, second);
+      const auto alone = accelerator.no_sync(second);
+      accelerator.backward(loss(!last));
+      EXPECT_NO_THROW(of_second.step()) << "asked for";
+    }
+  });
+}
+
 TEST(DdpFreezing, BetweenTheMicroStepsOfAWindowIsRefused) {
   ddp::on_ranks(2, [&](const Rank& rank) {
     Accelerator accelerator(rank.options({.gradient_accumulation_steps = 2}));

@@ -137,10 +137,10 @@ TEST(ProcessOrder, EndedEarlyTheOthersGoOnAndItEndsOnce) {
     auto order = accelerator.main_process_first();
     if (rank.rank() == 0) ended = true;
     EXPECT_TRUE(ended);
-    order.end();
+    order.finish();
     accelerator.wait_for_everyone();
     auto moved = std::move(order);
-    moved.end();
+    moved.finish();
   });
 }
 

@@ -144,7 +144,7 @@ TEST(MainProcessFirst, InOneProcessIsNothing) {
   Accelerator accelerator;
   auto order = accelerator.main_process_first();
   auto local = accelerator.local_main_process_first();
-  order.end();
+  order.finish();
   EXPECT_FALSE(accelerator.check_trigger());
   accelerator.set_trigger();
   EXPECT_TRUE(accelerator.check_trigger());

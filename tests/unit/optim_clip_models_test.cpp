@@ -106,6 +106,20 @@ TEST_F(ClipModels, AFiniteNormPassesTheCheckUnchanged) {
   EXPECT_EQ(distance(gradients(), after), 0.0);
 }
 
+TEST_F(ClipModels, OfAnotherAcceleratorAreRefused) {
+  Accelerator other;
+  auto foreign = other.prepare(training::Mlp(1));
+  for (const char* verb : {"clip_grad_norm_", "clip_grad_value_"}) {
+    const bool by_norm = verb == std::string("clip_grad_norm_");
+    training::expect_error<accelerate::UsageError>(
+        [&] {
+          by_norm ? accelerator.clip_grad_norm_(foreign, 1.0)
+                  : accelerator.clip_grad_value_(foreign, {.clip_value = 1.0});
+        },
+        {verb, "that Accelerator's handle", "a model that this one prepared", "of the Accelerator that prepared it"});
+  }
+}
+
 TEST(ClipOnMicroSteps, DoesNothingAndSaysSoWhateverIsAsked) {
   Accelerator accelerator({.gradient_accumulation_steps = 2});
   auto model = accelerator.prepare(Mlp(1));

@@ -54,6 +54,16 @@ UsageError gradients_not_averaged(const std::string& model, const std::vector<st
                  "`auto local = accelerator.no_sync(model);`"});
 }
 
+UsageError gradients_left_local(const std::string& model, const std::vector<std::string>& parameters) {
+  return UsageError(
+      {.place = "optimizer.step",
+       .what = "The gradients of " + model + " were not averaged over the processes",
+       .got = "micro-steps that stayed local, and no backward() since that averages, for " + listed(parameters),
+       .expected = "a loss that reaches the model in the last micro-step of an update",
+       .remedy = "Call backward() for it there, too; to train each process on its own for some steps, hold "
+                 "`auto local = accelerator.no_sync(model);`"});
+}
+
 UsageError frozen_with_gradient(const std::string& model, const std::vector<std::string>& parameters) {
   return UsageError({.place = "backward",
                      .what = "Parameters of " + model + " were frozen between the micro-steps of one update",

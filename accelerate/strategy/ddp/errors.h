@@ -19,6 +19,7 @@ UsageError incomplete_backward(const std::string& model, const std::vector<std::
                                const std::vector<std::vector<uint8_t>>& ends);
 
 UsageError gradients_not_averaged(const std::string& model, const std::vector<std::string>& parameters);
+UsageError gradients_left_local(const std::string& model, const std::vector<std::string>& parameters);
 UsageError frozen_with_gradient(const std::string& model, const std::vector<std::string>& parameters);
 UsageError frozen_while_joined(const std::string& model);
 UsageError static_graph_not_recorded(const std::string& model);

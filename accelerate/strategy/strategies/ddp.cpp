@@ -152,12 +152,14 @@ class DdpStrategy final : public Strategy, private Shadow {
   }
 
   void before_update() override {
-    if (!reducer_ || !reducer_->touched()) return;
+    if (!reducer_ || !(reducer_->touched() || accumulated_)) return;
     std::vector<std::string> names;
     for (const Candidate& candidate : candidates_) {
       if (candidate.parameter.tensor.grad().defined()) names.push_back(candidate.parameter.name);
     }
-    if (!names.empty()) throw gradients_not_averaged(module_->name(), names);
+    if (names.empty()) return;
+    throw reducer_->touched() ? gradients_not_averaged(module_->name(), names)
+                              : gradients_left_local(module_->name(), names);
   }
 
   Shadow* shadow() override { return this; }
