@@ -96,6 +96,25 @@ TEST(DataOfRanks, SplitBatchesArePartsOfTheLoadersOwn) {
   });
 }
 
+// A check of the original, at sizes that divide.
+RC_GTEST_PROP(DataOfRanks, ShuffledSplitBatchesTogetherHaveEverySampleOnce, ()) {
+  const int64_t ranks = *rc::gen::inRange<int64_t>(2, 5);
+  const int64_t batch_size = ranks * *rc::gen::inRange<int64_t>(1, 4);
+  const int64_t samples = batch_size * *rc::gen::inRange<int64_t>(1, 9);
+  run_ranks(ranks, [&](const Rank& rank) {
+    Accelerator accelerator(rank.options({.dataloader_config = DataLoaderConfiguration{.split_batches = true}}));
+    const auto loader = accelerator.prepare(loader_of(samples, {.batch_size = batch_size, .shuffle = true}));
+    Ids seen;
+    for (auto& [ids] : loader) {
+      EXPECT_EQ(ids.size(0), batch_size / ranks);
+      const Ids batch = ids_of(accelerator.gather(ids));
+      seen.insert(seen.end(), batch.begin(), batch.end());
+    }
+    std::sort(seen.begin(), seen.end());
+    EXPECT_EQ(seen, ids_of(torch::arange(samples)));
+  });
+}
+
 TEST(DataOfRanks, RaggedEndsKeepEverySampleOnce) {
   std::vector<Ids> seen(3);
   run_ranks(3, [&](const Rank& rank) {

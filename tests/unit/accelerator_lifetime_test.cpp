@@ -215,4 +215,28 @@ TEST(Footprint, TheModelAndTheOptimizerGivenByValueAreFreed) {
   EXPECT_TRUE(adamw.expired());
 }
 
+/// Says when the data are gone.
+struct WatchedDataset {
+  using Example = at::Tensor;
+  std::shared_ptr<int> watched;
+  int64_t size() const { return 4; }
+  at::Tensor get(int64_t index) const { return torch::full({1}, static_cast<double>(index)); }
+};
+
+// A check of the original: a pass that was left in the middle keeps nothing alive.
+TEST(Footprint, TheDataOfAPassLeftInTheMiddleAreFreed) {
+  std::weak_ptr<int> data;
+  {
+    Accelerator accelerator;
+    auto watched = std::make_shared<int>(1);
+    data = watched;
+    const auto loader = accelerator.prepare(accelerate::DataLoader(WatchedDataset{std::move(watched)}));
+    for ([[maybe_unused]] auto& batch : loader) break;
+    auto pass = loader.begin();
+    EXPECT_EQ((*pass).item<double>(), 0);
+    EXPECT_FALSE(data.expired());
+  }
+  EXPECT_TRUE(data.expired());
+}
+
 }  // namespace
