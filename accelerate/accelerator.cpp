@@ -135,6 +135,7 @@ ClipResult Accelerator::clip_grad_norm_(const std::vector<at::Tensor>& parameter
   runtime().sync()->require_open("clip_grad_norm_");
   runtime().throw_kept_error();
   if (!sync_gradients()) return {.norm = {}, .accumulated = true};
+  runtime().unscale_gradients_of(parameters);
   return {.norm = internal::clip_grad_norm(parameters, options), .accumulated = false};
 }
 
@@ -144,7 +145,9 @@ ClipResult Accelerator::clip_grad_norm_(const ModelList& models, ClipNormOptions
   require_own_all("clip_grad_norm_", models, *runtime().sync());
   if (!sync_gradients()) return {.norm = {}, .accumulated = true};
   const auto name = [&](size_t index) { return names_of(models).at(index); };
-  return {.norm = internal::clip_grad_norm(parameters_of(models), options, name), .accumulated = false};
+  const std::vector<at::Tensor> parameters = parameters_of(models);
+  runtime().unscale_gradients_of(parameters);
+  return {.norm = internal::clip_grad_norm(parameters, options, name), .accumulated = false};
 }
 
 ClipResult Accelerator::clip_grad_value_(const ModelList& models, ClipValueOptions options) {
@@ -153,7 +156,10 @@ ClipResult Accelerator::clip_grad_value_(const ModelList& models, ClipValueOptio
   return clip_grad_value_(parameters_of(models), options);
 }
 
-void Accelerator::unscale_gradients() { runtime().sync()->require_open("unscale_gradients"); }
+void Accelerator::unscale_gradients() {
+  runtime().sync()->require_open("unscale_gradients");
+  runtime().unscale_gradients();
+}
 
 bool Accelerator::optimizer_step_was_skipped() const { return runtime().optimizer_step_was_skipped(); }
 
@@ -161,6 +167,7 @@ ClipResult Accelerator::clip_grad_value_(const std::vector<at::Tensor>& paramete
   runtime().sync()->require_open("clip_grad_value_");
   runtime().throw_kept_error();
   if (!sync_gradients()) return {.norm = {}, .accumulated = true};
+  runtime().unscale_gradients_of(parameters);
   internal::clip_grad_value(parameters, options);
   return {};
 }
@@ -175,6 +182,7 @@ GradientStatistics Accelerator::gradient_statistics(const Optimizer& optimizer) 
                       .expected = "an optimizer that this one prepared",
                       .remedy = "Call gradient_statistics() of the Accelerator that prepared it"});
   }
+  optimizer.core()->unscale_gradients();
   return {.accumulated = !sync_gradients(), .groups = internal::gradient_statistics(core.inner())};
 }
 

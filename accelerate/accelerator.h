@@ -190,13 +190,15 @@ class Accelerator {
   }
   ClipResult clip_grad_value_(const std::vector<at::Tensor>& parameters, ClipValueOptions options);
   ClipResult clip_grad_value_(const ModelList& models, ClipValueOptions options);
-  /// Undoes the loss scaling of fp16; nothing in the precisions there are. Source: `Accelerator.unscale_gradients`.
+  /// Divides the gradients of every prepared optimizer, or of those given, by the loss scale of fp16, to look at them;
+  /// clipping and steps do it themselves. Nothing the second time, and in other precisions. Throws UsageError for
+  /// float16 gradients. Source: `Accelerator.unscale_gradients`, which raises the second time.
   void unscale_gradients();
   template <class... Optimizers>
   requires(std::is_same_v<Optimizers, Optimizer>&&...) void unscale_gradients(const Optimizer& first,
                                                                               const Optimizers&... more) {
-    (internal::held(first.core(), "optimizer"), ..., internal::held(more.core(), "optimizer"));
-    unscale_gradients();
+    (internal::held(first.core(), "optimizer")->unscale_gradients(), ...,
+     internal::held(more.core(), "optimizer")->unscale_gradients());
   }
   /// Whether some prepared optimizer left its last step out because a gradient was not finite.
   bool optimizer_step_was_skipped() const;
@@ -332,6 +334,8 @@ class Accelerator {
   const std::string& mixed_precision() const { return state().mixed_precision; }
   /// Whether model calls compute under autocast.
   bool native_amp() const;
+  /// How losses are scaled; null unless the precision is fp16. Source: `Accelerator.scaler`.
+  const std::shared_ptr<GradScaler>& scaler() const;
   /// Where accumulation and the running loop over a loader stand.
   GradientState gradient_state() const;
   int64_t gradient_accumulation_steps() const;

@@ -13,6 +13,7 @@ bool Accelerator::native_amp() const {
   const PrecisionPolicy& policy = runtime().plan().precision.policy;
   return policy.compute.has_value();
 }
+const std::shared_ptr<GradScaler>& Accelerator::scaler() const { return runtime().scaler(); }
 int64_t Accelerator::gradient_accumulation_steps() const { return runtime().sync()->num_steps(); }
 void Accelerator::set_gradient_accumulation_steps(int64_t steps) { runtime().sync()->set_num_steps(steps); }
 bool Accelerator::sync_gradients() const { return runtime().sync()->sync_gradients(); }

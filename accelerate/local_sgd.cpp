@@ -56,12 +56,14 @@ LocalSGD::LocalSGD(Accelerator& accelerator, const std::shared_ptr<internal::Mod
   require_whole(*model);
   parameters_ = parameters_of(*model);
   local_.emplace(std::move(local));
+  if (const auto& scaler = runtime_->scaler()) parted_ = scaler->part();
 }
 
 LocalSGD::LocalSGD(LocalSGD&& other) noexcept
     : runtime_(other.runtime_),
       options_(other.options_),
       local_(std::exchange(other.local_, std::nullopt)),
+      parted_(std::move(other.parted_)),
       parameters_(std::move(other.parameters_)),
       num_steps_(other.num_steps_),
       exceptions_(other.exceptions_),
@@ -94,6 +96,7 @@ void LocalSGD::finish() {
   finished_ = true;
   if (!local_) return;
   const auto local = std::exchange(local_, std::nullopt);  // ends also when averaging fails
+  const auto parted = std::exchange(parted_, nullptr);
   average();
 }
 
@@ -113,6 +116,9 @@ void LocalSGD::average() {
     internal::reduce_all(runtime_->group(), means, {.reduction = "mean"});
     for (const at::Tensor& value : values) parameters_[begin++].detach().copy_(value);
   }
+  if (!runtime_->scaler()) return;
+  // The smallest, with which no process has lost an update.
+  for (at::Tensor& number : runtime_->scaler()->tensors()) runtime_->group().all_reduce(number, ReduceOp::kMin).wait();
 }
 
 }  // namespace accelerate

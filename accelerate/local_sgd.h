@@ -21,7 +21,8 @@ struct LocalSGDOptions {
 /// optimizer state stay each process's own. Nothing but a counter in one process. `finish()` averages once more and
 /// ends it; a destructor does the same where nothing was thrown: what fails there is logged, and thrown by the next
 /// training verb of the Accelerator. Reached by every process. The Accelerator may be moved meanwhile, and must not end
-/// before it. Source: `accelerate.LocalSGD`; Stich, Local SGD Converges Fast and Communicates Little, 2019.
+/// before it. With fp16 each process scales its loss on its own, and an average makes the scales equal. Source:
+/// `accelerate.LocalSGD`; Stich, Local SGD Converges Fast and Communicates Little, 2019.
 class [[nodiscard(
     "keep the guard: `accelerate::LocalSGD local(accelerator, model, {.local_sgd_steps = 8});`")]] LocalSGD {
  public:
@@ -47,6 +48,7 @@ class [[nodiscard(
   internal::Runtime* runtime_;  ///< stays where it is when the Accelerator is moved
   LocalSGDOptions options_;
   std::optional<GradientSyncScope> local_;  ///< empty: not enabled, or finished
+  std::shared_ptr<void> parted_;            ///< with a scaled loss: each process has a scale of its own
   std::vector<at::Tensor> parameters_;
   int64_t num_steps_ = 0;
   int exceptions_;  ///< that were on their way when it was made

@@ -68,6 +68,8 @@ class ModelCore {
   GradientSync backward_sync(const at::Tensor& loss);
   /// Before an optimizer changes parameters of this model.
   void before_update();
+  /// Ranks share it, and what a pass adds now would not be averaged over them.
+  bool stays_local() const { return ranks_ > 1 && sync_now() == GradientSync::kAccumulate; }
   /// Training has ended.
   void end() noexcept { strategy_->end(); }
 

@@ -14,6 +14,7 @@
 #include "accelerate/comm/rng_types.h"
 #include "accelerate/comm/world.h"
 #include "accelerate/core/log.h"
+#include "accelerate/optim/grad_scaler.h"
 #include "accelerate/precision/autocast.h"
 #include "accelerate/precision/choice.h"
 #include "accelerate/precision/policy.h"
@@ -81,7 +82,7 @@ struct Extensions {
 /// Every choice an Accelerator takes. An unset one comes from the environment, then from the default;
 /// `accelerator.plan()` prints which. Source: the constructor of `accelerate.Accelerator`.
 struct AcceleratorOptions {
-  Precision mixed_precision = {};  ///< "no", "bf16"; `ACCELERATE_MIXED_PRECISION`; default "no"
+  Precision mixed_precision = {};  ///< "no", "bf16", "fp16"; `ACCELERATE_MIXED_PRECISION`; default "no"
   std::optional<int64_t> gradient_accumulation_steps = {};  ///< `ACCELERATE_GRADIENT_ACCUMULATION_STEPS`; default 1
   std::optional<GradientAccumulationPlugin> gradient_accumulation_plugin =
       {};  ///< instead of the line above, not with it
@@ -97,6 +98,7 @@ struct AcceleratorOptions {
   std::optional<std::string> project_dir = {};
   std::optional<ProjectConfiguration> project_config = {};
   std::optional<AutocastKwargs> autocast_handler = {};  ///< of model calls, and of `autocast()` without options
+  std::optional<GradScalerKwargs> scaler_handler = {};  ///< how the loss of fp16 is scaled; unused in other precisions
   ProfileKwargs profile_handler = {};                   ///< of `profile()` without options
   std::optional<std::string> log_level =
       {};  ///< "debug", "info", "warning", "error", "critical"; `ACCELERATE_LOG_LEVEL`

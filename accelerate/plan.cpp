@@ -194,6 +194,14 @@ DiscoveredWorld resolve_world(const AcceleratorOptions& options, const Environme
   return discover_world(known.all(), environment);
 }
 
+std::string words(const GradScalerKwargs& scaler) {
+  if (!scaler.enabled) return "off";
+  std::ostringstream text;
+  text << "from " << scaler.init_scale << ", x " << scaler.growth_factor << " after " << scaler.growth_interval
+       << " updates, x " << scaler.backoff_factor << " after one left out";
+  return text.str();
+}
+
 }  // namespace
 
 Plan resolve(const AcceleratorOptions& options, const Environment& environment, const Hardware& hardware) {
@@ -238,6 +246,8 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment, 
   const std::string from_precision = "mixed_precision \"" + plan.precision.name + "\"";
   plan.fields.add({"compute_dtype", policy.compute ? at::toString(*policy.compute) : "as given", from_precision});
   plan.fields.add({"output_dtype", policy.output ? at::toString(*policy.output) : "as computed", from_precision});
+  plan.fields.add({"loss_scaling", policy.scale_loss ? words(plan.setup.scaler) : "none",
+                   policy.scale_loss && options.scaler_handler ? "argument" : from_precision});
   plan.fields.add({"gradient_accumulation_steps", std::to_string(plan.accumulation.num_steps), accumulation.source});
   const std::string from_plugin = options.gradient_accumulation_plugin ? "argument" : "default";
   plan.fields.add({"sync_with_dataloader", yes_no(plan.accumulation.sync_with_dataloader), from_plugin});

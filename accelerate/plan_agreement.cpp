@@ -13,9 +13,10 @@ namespace accelerate::internal {
 namespace {
 
 /// Ranks that differ in these take different numbers of steps, have different rates, or exchange different tensors.
-constexpr std::array<const char*, 15> kShared{"num_processes",
+constexpr std::array<const char*, 16> kShared{"num_processes",
                                               "strategy",
                                               "mixed_precision",
+                                              "loss_scaling",
                                               "gradient_accumulation_steps",
                                               "sync_with_dataloader",
                                               "adjust_scheduler",

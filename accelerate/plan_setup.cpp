@@ -74,10 +74,12 @@ std::string joined(const std::vector<std::string>& words) {
 
 ResolvedSetup resolve_setup(const AcceleratorOptions& options, const Environment& environment, c10::Device device) {
   check_data_seed(options);
+  if (options.scaler_handler) check(*options.scaler_handler);
   Setup setup{.device_placement = options.device_placement.value_or(true),
               .rng_types = resolve_rng_types(options, device),
               .project = resolve_project(options),
               .autocast = options.autocast_handler.value_or(AutocastOptions{}),
+              .scaler = options.scaler_handler.value_or(GradScalerKwargs{}),
               .log_level = {},
               .warnings = {}};
   constexpr const char* kAffinity = "ACCELERATE_CPU_AFFINITY";

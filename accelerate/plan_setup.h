@@ -18,6 +18,7 @@ struct Setup {
   std::vector<std::string> rng_types;
   ProjectConfiguration project;
   AutocastOptions autocast;
+  GradScalerKwargs scaler;
   std::optional<LogLevel> log_level = {};  ///< the least that is logged; unset: see Log
   std::vector<std::string> warnings;       ///< what was asked for and is not done, for the log
 };

@@ -67,7 +67,8 @@ class Build {
       list_each_once(*item.optimizer);
       if (places(item.options.device_placement)) move_state(*item.optimizer);
       item.prepared = std::make_shared<OptimizerCore>(item.optimizer, context_.sync,
-                                                      hooks_of(*item.optimizer, all_.models, context_), item.set_mode);
+                                                      hooks_of(*item.optimizer, all_.models, context_), item.set_mode,
+                                                      context_.scaler);
       all_.optimizers.push_back(item.prepared);
     }
     last_optimizer_ = item.prepared;

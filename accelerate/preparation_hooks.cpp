@@ -37,6 +37,14 @@ at::Tensor mean_over(const Group& group, const at::Tensor& loss) {
   return mean;
 }
 
+[[noreturn]] void throw_scales_would_part(const std::string& model) {
+  throw UsageError({.place = "optimizer.step",
+                    .what = "Processes that update on their own would scale their losses by factors of their own",
+                    .got = "a step of " + model + " inside no_sync, with several processes and a scaled loss",
+                    .expected = "gradients that were averaged",
+                    .remedy = "Use accelerate::LocalSGD, which makes the scales equal again, or \"bf16\""});
+}
+
 }  // namespace
 
 OptimizerHooks hooks_of(const torch::optim::Optimizer& optimizer, const Models& models,
@@ -58,10 +66,14 @@ OptimizerHooks hooks_of(const torch::optim::Optimizer& optimizer, const Models& 
   };
   if (context.group.size() == 1) return hooks;
   const std::weak_ptr<GroupCore> ranks = context.group.core();
-  hooks.before_update = [partners, ranks] {
+  hooks.before_update = [partners, ranks, scaler = context.scaler] {
     if (const auto group = ranks.lock()) group->require_ranks("optimizer.step");
+    const bool must_agree = scaler && scaler->is_enabled() && !scaler->may_part();
     for (const auto& weak : *partners) {
-      if (const auto model = weak.lock()) model->before_update();
+      const auto model = weak.lock();
+      if (!model) continue;
+      if (must_agree && model->stays_local()) throw_scales_would_part(model->module()->name());
+      model->before_update();
     }
   };
   hooks.mean_over_ranks = [partners, ranks](const at::Tensor& loss) {

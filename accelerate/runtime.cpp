@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <exception>
 #include <sstream>
+#include <unordered_set>
 #include <utility>
 
 #include "accelerate/comm/connect.h"
@@ -106,7 +107,9 @@ Runtime::Runtime(Plan plan, LogSink sink)
                              .sync_with_dataloader = plan_.accumulation.sync_with_dataloader,
                              .sync_each_batch = plan_.accumulation.sync_each_batch,
                              .divide_by_micro_steps = plan_.accumulation.divide_by == WindowDivisor::kMicroSteps},
-          active_loaders_)) {
+          active_loaders_)),
+      scaler_(plan_.precision.policy.scale_loss ? std::make_shared<GradScaler>(plan_.setup.scaler, plan_.device)
+                                                : nullptr) {
   keep_freed_memory();
   for (const std::string& warning : plan_.setup.warnings) log_.warning(warning);
   if (plan_.world.rank == 0) {
@@ -143,6 +146,7 @@ void Runtime::prepare(std::span<PrepareItem> items) {
                            .sync = sync_,
                            .active_loaders = active_loaders_,
                            .open_joins = open_joins_,
+                           .scaler = scaler_,
                            .prepared = prepared_});
 }
 
@@ -178,6 +182,22 @@ void Runtime::empty_cache() const {
   if (!plan_.device.is_cpu()) at::getDeviceAllocator(plan_.device.type())->emptyCache();
 }
 
+void Runtime::unscale_gradients_of(const std::vector<at::Tensor>& parameters) const {
+  if (!scaler_) return;
+  std::unordered_set<const void*> wanted;
+  for (const at::Tensor& parameter : parameters) wanted.insert(parameter.unsafeGetTensorImpl());
+  for (const auto& weak : prepared_.optimizers) {
+    const auto optimizer = weak.lock();
+    if (optimizer && optimizer->has_any_of(wanted)) optimizer->unscale_gradients();
+  }
+}
+
+void Runtime::unscale_gradients() const {
+  for (const auto& weak : prepared_.optimizers) {
+    if (const auto optimizer = weak.lock()) optimizer->unscale_gradients();
+  }
+}
+
 bool Runtime::optimizer_step_was_skipped() const {
   return std::any_of(prepared_.optimizers.begin(), prepared_.optimizers.end(), [](const auto& optimizer) {
     const auto core = optimizer.lock();
@@ -199,6 +219,7 @@ void Runtime::backward(const at::Tensor& loss, const BackwardOptions& options) {
   } else if (divisor != 1) {
     scaled = loss / divisor;
   }
+  if (scaler_) scaled = scaler_->scale(scaled);
   Pass pass(prepared_.models);
   pass.begin(scaled);
   torch::autograd::backward({scaled}, /*grad_tensors=*/{},

@@ -31,6 +31,8 @@ class Runtime {
   const AcceleratorState& state() const { return state_; }
   GradientState gradient_state() const { return GradientState(sync_, active_loaders_); }
   Trigger& trigger() { return trigger_; }
+  /// Null: losses are not scaled.
+  const std::shared_ptr<GradScaler>& scaler() const { return scaler_; }
   const std::shared_ptr<OpenJoins>& open_joins() const { return open_joins_; }
 
   /// Fills in what `items` are prepared as: all of them, or none and an error.
@@ -43,6 +45,10 @@ class Runtime {
   void release();
   /// Gives memory that the device's allocator keeps back to it.
   void empty_cache() const;
+  /// Of the optimizers that have one of `parameters`.
+  void unscale_gradients_of(const std::vector<at::Tensor>& parameters) const;
+  /// Of every optimizer.
+  void unscale_gradients() const;
   /// Whether some optimizer left its last step out.
   bool optimizer_step_was_skipped() const;
   /// Source: `Accelerator::join_uneven_inputs`.
@@ -66,6 +72,7 @@ class Runtime {
   std::shared_ptr<ActiveLoaders> active_loaders_;
   std::shared_ptr<SyncSchedule> sync_;
   std::vector<std::weak_ptr<SyncSchedule>> released_;  ///< those before `sync_`, as long as a handle knows them
+  std::shared_ptr<GradScaler> scaler_;
   PreparedObjects prepared_;
   std::shared_ptr<OpenJoins> open_joins_ = std::make_shared<OpenJoins>();
   std::exception_ptr kept_error_;

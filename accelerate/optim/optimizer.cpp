@@ -7,6 +7,7 @@
 #include <unordered_set>
 
 #include "accelerate/core/error.h"
+#include "accelerate/optim/grad_scaler.h"
 #include "accelerate/optim/update.h"
 
 namespace accelerate {
@@ -23,12 +24,13 @@ std::type_index type_of(const torch::optim::Optimizer& optimizer) { return typei
 }  // namespace
 
 OptimizerCore::OptimizerCore(std::shared_ptr<torch::optim::Optimizer> inner, std::shared_ptr<SyncSchedule> sync,
-                             OptimizerHooks hooks, SetOptimizerMode set_mode)
+                             OptimizerHooks hooks, SetOptimizerMode set_mode, const std::shared_ptr<GradScaler>& scaler)
     : inner_(std::move(inner)),
       sync_(std::move(sync)),
       hooks_(std::move(hooks)),
       set_mode_(set_mode),
       update_(make_update(*inner_)),
+      scaled_(scaler ? ScaledGradients::of(scaler, *inner_) : nullptr),
       type_(type_of(*inner_)) {}
 
 OptimizerCore::~OptimizerCore() = default;
@@ -55,6 +57,13 @@ StepResult OptimizerCore::step(const std::function<at::Tensor()>& closure) {
                       .remedy = "Open the window inside the loop body, once for each batch: "
                                 "`auto window = accelerator.accumulate(model);`"});
   }
+  if (closure && scaled_) {
+    throw UsageError({.place = "optimizer.step",
+                      .what = "The loss is scaled, and an optimizer that asks for it again would compare scaled ones",
+                      .got = "step(closure) under .mixed_precision = \"fp16\"",
+                      .expected = "step() after accelerator.backward(loss)",
+                      .remedy = "Use \"bf16\" or \"no\", or another optimizer"});
+  }
   const bool due = sync_->sync_gradients();
   if (due && !closure && hooks_.before_update) hooks_.before_update();
   if (sync_->in_window()) last_window_ = sync_->window();
@@ -63,13 +72,14 @@ StepResult OptimizerCore::step(const std::function<at::Tensor()>& closure) {
     return *last_step_;
   }
   at::Tensor loss;
+  const bool applied = !scaled_ || scaled_->admits_update();
   if (closure) {
     loss = update_->step_with([&] { return losses(closure); });
-  } else {
+  } else if (applied) {
     update_->step();
   }
   if (hooks_.gradients_spent) hooks_.gradients_spent();
-  last_step_ = StepResult(StepResult::Outcome::kApplied, std::move(loss));
+  last_step_ = StepResult(applied ? StepResult::Outcome::kApplied : StepResult::Outcome::kSkipped, std::move(loss));
   skipped_ = last_step_->skipped();
   return *last_step_;
 }
@@ -104,7 +114,22 @@ void OptimizerCore::zero_grad(ZeroGradOptions options) {
       }
     }
   }
+  if (scaled_) scaled_->dropped();
   if (hooks_.gradients_spent) hooks_.gradients_spent();
+}
+
+void OptimizerCore::unscale_gradients() {
+  sync_->require_open("unscale_gradients");
+  if (scaled_) scaled_->unscale();
+}
+
+bool OptimizerCore::has_any_of(const std::unordered_set<const void*>& parameters) const {
+  for (const auto& group : inner_->param_groups()) {
+    for (const at::Tensor& parameter : group.params()) {
+      if (parameters.contains(parameter.unsafeGetTensorImpl())) return true;
+    }
+  }
+  return false;
 }
 
 void OptimizerCore::add_param_group(const torch::optim::OptimizerParamGroup& group) {

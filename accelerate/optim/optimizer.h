@@ -7,6 +7,7 @@
 #include <string_view>
 #include <type_traits>
 #include <typeindex>
+#include <unordered_set>
 #include <vector>
 
 #include "accelerate/core/handle.h"
@@ -20,12 +21,15 @@ class OptimizerParamGroup;
 
 namespace accelerate {
 
+class GradScaler;
+
 struct ZeroGradOptions {
   bool set_to_none = true;  ///< false: gradients that are there become zero and keep their memory
 };
 
 namespace internal {
 
+class ScaledGradients;
 class Update;
 
 /// What a prepared optimizer asks of the models whose parameters it has, and of the ranks. An empty one is left out.
@@ -45,7 +49,8 @@ using SetOptimizerMode = void (*)(torch::optim::Optimizer& optimizer, OptimizerM
 class OptimizerCore {
  public:
   OptimizerCore(std::shared_ptr<torch::optim::Optimizer> inner, std::shared_ptr<SyncSchedule> sync,
-                OptimizerHooks hooks = {}, SetOptimizerMode set_mode = nullptr);
+                OptimizerHooks hooks = {}, SetOptimizerMode set_mode = nullptr,
+                const std::shared_ptr<GradScaler>& scaler = {});
   ~OptimizerCore();
 
   /// With an empty closure the gradients that are there are applied.
@@ -53,6 +58,9 @@ class OptimizerCore {
   void zero_grad(ZeroGradOptions options = {});
   void add_param_group(const torch::optim::OptimizerParamGroup& group);
   void set_mode(OptimizerMode mode);
+  /// Divides the gradients by the loss scale unless that has been done; nothing without one.
+  void unscale_gradients();
+  bool has_any_of(const std::unordered_set<const void*>& parameters) const;
   torch::optim::Optimizer& inner() const { return *inner_; }
   const SyncSchedule& sync() const { return *sync_; }
   /// Whether this was built for `optimizer`. An address alone does not say so: a borrowed optimizer may be gone and
@@ -81,7 +89,8 @@ class OptimizerCore {
   OptimizerHooks hooks_;
   SetOptimizerMode set_mode_;
   std::unique_ptr<Update> update_;
-  std::type_index type_;  ///< of *inner_, when this was built
+  std::shared_ptr<ScaledGradients> scaled_;  ///< null: losses are not scaled
+  std::type_index type_;                     ///< of *inner_, when this was built
   std::optional<StepResult> last_step_;
   int64_t last_window_ = 0;
   bool skipped_ = false;

@@ -18,6 +18,7 @@ using AutocastKwargs = AutocastOptions;
 struct PrecisionPolicy {
   std::optional<at::ScalarType> compute = {};  ///< autocast dtype of forward passes
   std::optional<at::ScalarType> output = {};   ///< low-precision outputs of a model call are converted to this
+  bool scale_loss = false;                     ///< gradients need a `GradScaler` to keep what is small
   AutocastOptions autocast = {};               ///< of model calls, and of regions that do not say otherwise
 };
 

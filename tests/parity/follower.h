@@ -27,6 +27,8 @@ class Follower {
   void initial_rates(const std::string& role, const torch::optim::Optimizer& optimizer);
   /// The rates of all groups at the end of this micro-step.
   void rates(const std::string& role, const torch::optim::Optimizer& optimizer);
+  /// The scale of the losses at the end of this micro-step, where the original recorded one.
+  void scaled(const accelerate::Accelerator& accelerator);
   void end() { ++step_; }
   /// One evaluation in the middle of training.
   void evaluated(const Json& losses, int64_t rows);
@@ -46,6 +48,7 @@ class Follower {
   const Json& trace_;
   Tolerance tolerance_;
   size_t step_ = 0;
+  size_t scales_ = 0;
   size_t evaluations_ = 0;
   size_t finished_ = 0;
   std::string difference_;

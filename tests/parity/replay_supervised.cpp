@@ -66,6 +66,7 @@ std::string replay_model(const Json& trace, const Json& problem, const accelerat
         optimizer.zero_grad();
       }
       follower.rates("optimizer", optimizer);
+      follower.scaled(accelerator);
       follower.end();
       if (follower.differs()) return follower.difference();
       if (every > 0 && (batch + 1) % every == 0) {

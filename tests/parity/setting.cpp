@@ -74,6 +74,16 @@ std::unique_ptr<torch::optim::Optimizer> build(const Json& description, const Na
 
 }  // namespace
 
+accelerate::GradScalerKwargs scaler_options(const Json& description) {
+  accelerate::GradScalerKwargs options;
+  options.init_scale = description.value("init_scale", options.init_scale);
+  options.growth_factor = description.value("growth_factor", options.growth_factor);
+  options.backoff_factor = description.value("backoff_factor", options.backoff_factor);
+  options.growth_interval = description.value("growth_interval", options.growth_interval);
+  options.enabled = description.value("enabled", options.enabled);
+  return options;
+}
+
 accelerate::AcceleratorOptions accelerator_options(const Json& configuration, accelerate::AcceleratorOptions options) {
   options.mixed_precision = configuration.at("mixed_precision").get<std::string>();
   options.step_scheduler_with_optimizer = configuration.at("step_scheduler_with_optimizer");
@@ -86,6 +96,7 @@ accelerate::AcceleratorOptions accelerator_options(const Json& configuration, ac
     options.gradient_accumulation_plugin = accelerate::GradientAccumulationPlugin{
         .num_steps = steps, .sync_with_dataloader = with_dataloader, .sync_each_batch = each_batch};
   }
+  if (configuration.contains("scaler")) options.scaler_handler = scaler_options(configuration["scaler"]);
   if (configuration.contains("dataloader_config")) {
     const Json& given = configuration["dataloader_config"];
     options.dataloader_config = accelerate::DataLoaderConfiguration{

@@ -16,6 +16,7 @@
 namespace parity {
 
 /// What the configuration says, on top of `options`: the place of a rank.
+accelerate::GradScalerKwargs scaler_options(const Json& description);
 accelerate::AcceleratorOptions accelerator_options(const Json& configuration,
                                                    accelerate::AcceleratorOptions options = {});
 

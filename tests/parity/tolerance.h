@@ -14,6 +14,7 @@ namespace parity {
 /// - float64: 1e-10, a million times its rounding, so any difference in a formula shows.
 /// - float32: 2e-6 at the first micro-step, where only one forward lies behind; 1e-5 after.
 /// - bf16: 1e-2, about one unit in the last place of a bfloat16 (2^-8), where autocast rounds.
+/// - fp16: 2e-3, about two units in the last place of a float16 (2^-11).
 /// - float64 with a line search: 1e-4, since it divides small differences of losses, which makes the last bits grow: on
 ///   a GPU to 1.1e-5 within 21 micro-steps.
 /// The kernels of a GPU keep these bounds too: benchmarks/results has the deviations measured there.
@@ -21,7 +22,7 @@ namespace parity {
 class Tolerance {
  public:
   Tolerance(const std::string& dtype, const std::string& mixed_precision)
-      : Tolerance(mixed_precision == "bf16" ? "bf16" : dtype) {}
+      : Tolerance(mixed_precision == "no" ? dtype : mixed_precision) {}
 
   static Tolerance of_line_search() { return Tolerance(1e-4, 1e-4); }
 
@@ -37,9 +38,11 @@ class Tolerance {
   Tolerance(double first, double later) : first_(first), later_(later) {}
   explicit Tolerance(const std::string& computed)
       : first_(computed == "bf16"      ? 1e-2
+               : computed == "fp16"    ? 2e-3
                : computed == "float32" ? 2e-6
                                        : 1e-10),
         later_(computed == "bf16"      ? 1e-2
+               : computed == "fp16"    ? 2e-3
                : computed == "float32" ? 1e-5
                                        : 1e-10) {}
   double first_;

@@ -69,7 +69,7 @@ INSTANTIATE_TEST_SUITE_P(
         testing::Values(Way{"BatchesOfEach", {}, "no"}, Way{"Split", {.split_batches = true}, "no"},
                         Way{"Unseedable", {.use_seedable_sampler = false}, "no"},
                         Way{"UnseedableSplit", {.split_batches = true, .use_seedable_sampler = false}, "no"},
-                        Way{"BFloat16", {}, "bf16"},
+                        Way{"BFloat16", {}, "bf16"}, Way{"Float16", {}, "fp16"},
                         Way{"BFloat16Unseedable", {.use_seedable_sampler = false}, "bf16"})),
     [](const auto& info) {
       return std::string(std::get<1>(info.param).name) + "Of" + std::to_string(std::get<0>(info.param));

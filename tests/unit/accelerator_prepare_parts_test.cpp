@@ -333,19 +333,21 @@ TEST(ExtractModel, IsTheUsersOwnModule) {
 
 // A check of the original: what LibTorch saves of it, a model of the user's own loads, and computes the same.
 TEST(ExtractModel, CanBeSavedLoadedAndRunAgain) {
-  Accelerator accelerator({.mixed_precision = "no"});
-  Mlp net(1, torch::kFloat);
-  auto [model, optimizer] = accelerator.prepare(net, torch::optim::SGD(net->parameters(), 0.1));
-  const auto x = make_batch(4, 1, torch::kFloat).x;
-  accelerator.backward(model(x).pow(2).mean());
-  optimizer.step();
-  std::stringstream file;
-  torch::save(accelerator.unwrap_model(model), file);
-  Mlp loaded(2, torch::kFloat);
-  EXPECT_FALSE(torch::equal(loaded(x), model(x)));
-  torch::load(loaded, file);
-  EXPECT_TRUE(torch::equal(loaded(x), model(x)));
-  EXPECT_TRUE(torch::equal(accelerator.unwrap_model(model)->forward(x), model(x)));
+  for (const char* precision : {"no", "fp16"}) {
+    Accelerator accelerator({.mixed_precision = precision, .cpu = true});
+    Mlp net(1, torch::kFloat);
+    auto [model, optimizer] = accelerator.prepare(net, torch::optim::SGD(net->parameters(), 0.1));
+    const auto x = make_batch(4, 1, torch::kFloat).x;
+    accelerator.backward(model(x).pow(2).mean());
+    EXPECT_TRUE(optimizer.step().applied());
+    std::stringstream file;
+    torch::save(accelerator.unwrap_model(model), file);
+    Mlp loaded(2, torch::kFloat);
+    EXPECT_FALSE(torch::equal(loaded(x), net(x)));
+    torch::load(loaded, file);
+    EXPECT_TRUE(torch::equal(loaded(x), net(x)));
+    EXPECT_TRUE(torch::equal(accelerator.unwrap_model(model)->forward(x), net(x)));
+  }
 }
 
 }  // namespace

@@ -135,8 +135,7 @@ TEST(ClipOnMicroSteps, DoesNothingAndSaysSoWhateverIsAsked) {
   EXPECT_TRUE(torch::equal(model->out->weight.grad(), before));
 }
 
-// In the original two clips in one step fail under fp16, since each unscales; here they never do.
-TEST(Unscaling, IsNothingInThePrecisionsThereAre) {
+TEST(Unscaling, IsNothingWithoutAScale) {
   for (const char* precision : {"no", "bf16"}) {
     Accelerator accelerator({.mixed_precision = precision});
     Mlp net(1, torch::kFloat), other(2, torch::kFloat);

@@ -252,6 +252,7 @@ TEST_F(Page, OfTheConstructor) {
   call("kwargs_handlers", [&] {
     builds({.strategy = accelerate::DistributedDataParallelKwargs{.bucket_cap_mb = 15},
             .autocast_handler = accelerate::AutocastKwargs{.enabled = false},
+            .scaler_handler = accelerate::GradScalerKwargs{.growth_interval = 100},
             .profile_handler = accelerate::ProfileKwargs{.record_shapes = true},
             .init_process_group = accelerate::InitProcessGroupKwargs{.timeout = std::chrono::minutes(5)}});
   });

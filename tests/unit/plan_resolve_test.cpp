@@ -50,6 +50,7 @@ TEST(Resolve, EveryFieldSaysWhereItCameFrom) {
             "mixed_precision                no           (default)\n"
             "compute_dtype                  as given     (mixed_precision \"no\")\n"
             "output_dtype                   as computed  (mixed_precision \"no\")\n"
+            "loss_scaling                   none         (mixed_precision \"no\")\n"
             "gradient_accumulation_steps    1            (default)\n"
             "sync_with_dataloader           true         (default)\n"
             "adjust_scheduler               false        (default)\n"
@@ -174,12 +175,24 @@ TEST(ResolveErrors, AnUnknownPrecisionIsAnsweredWithTheKnownOnes) {
 }
 
 TEST(ResolveErrors, APrecisionThatTheDeviceCannotDo) {
-  EXPECT_THAT([] { plan_of({.mixed_precision = "fp16"}); },
+  accelerate::PrecisionEntry nine{
+      "int9", [](c10::Device) { return std::optional<std::string>("it has no ninth bit"); }, {}};
+  EXPECT_THAT([&] { plan_of({.mixed_precision = "int9", .extensions = {.precisions = {nine}}}); },
               ThrowsError<ConfigError>({.place = "mixed_precision",
-                                        .what = "float16 gradients need loss scaling",
-                                        .got = "\"fp16\" (argument) on device \"cpu\"",
+                                        .what = "it has no ninth bit",
+                                        .got = "\"int9\" (argument) on device \"cpu\"",
                                         .expected = "a precision that the device has",
-                                        .remedy = "Choose one of \"bf16\", \"no\""}));
+                                        .remedy = "Choose one of \"bf16\", \"fp16\", \"no\""}));
+}
+
+TEST(Resolve, ThePlanTellsHowLossesAreScaled) {
+  const auto scaling = [](accelerate::AcceleratorOptions options) {
+    return plan_of(std::move(options)).fields.at("loss_scaling").value;
+  };
+  EXPECT_EQ(scaling({.mixed_precision = "fp16"}), "from 65536, x 2 after 2000 updates, x 0.5 after one left out");
+  EXPECT_EQ(scaling({.mixed_precision = "fp16", .scaler_handler = accelerate::GradScalerKwargs{.enabled = false}}),
+            "off");
+  EXPECT_EQ(scaling({.mixed_precision = "bf16"}), "none");
 }
 
 TEST(ResolveErrors, AccumulationThatIsNotPositive) {

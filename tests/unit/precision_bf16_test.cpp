@@ -229,16 +229,4 @@ TEST(UnknownPrecision, NamesTheKnownOnesAndWhereItCameFrom) {
                             {"mixed_precision", "\"BF16\"", "\"bf16\"", "AcceleratorOptions::mixed_precision"});
 }
 
-TEST(UnknownPrecision, WhatTheDeviceCannotDoIsRefusedWithTheReason) {
-  try {
-    Accelerator({.mixed_precision = "fp16"});
-    FAIL() << "fp16 was accepted on the CPU";
-  } catch (const ConfigError& error) {
-    EXPECT_EQ(error.text().place, "mixed_precision");
-    EXPECT_THAT(error.text().what, testing::HasSubstr("loss scaling"));
-    EXPECT_THAT(error.text().got, testing::HasSubstr("\"fp16\" (argument) on device \"cpu\""));
-    EXPECT_THAT(error.text().remedy, testing::HasSubstr("\"bf16\""));
-  }
-}
-
 }  // namespace

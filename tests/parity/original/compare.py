@@ -4,7 +4,7 @@ import math
 
 # The same code on another processor adds in another order: the last bits of a float may differ. Learning
 # rates, flags and counts involve no such sums and must be equal.
-TOLERANCE = {"float64": 1e-11, "float32": 2e-6, "bf16": 1e-2}
+TOLERANCE = {"float64": 1e-11, "float32": 2e-6, "bf16": 1e-2, "fp16": 2e-3}
 EXACT_KEYS = {"initial_learning_rates", "learning_rates", "factors", "rates_every_ninth_step", "configuration", "hash",
               "changes", "rates"}
 
@@ -42,6 +42,6 @@ def first_difference(expected, actual, precision="float64", path="", exact=False
 
 def precision_of(document):
     configuration = document.get("configuration", {})
-    if configuration.get("mixed_precision") == "bf16":
-        return "bf16"
+    if configuration.get("mixed_precision") in ("bf16", "fp16"):
+        return configuration["mixed_precision"]
     return configuration.get("dtype", "float64")

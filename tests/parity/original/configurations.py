@@ -60,6 +60,7 @@ PRECISIONS = {
     "float64": ("float64", "no"),
     "float32": ("float32", "no"),
     "bf16": ("float32", "bf16"),
+    "fp16": ("float32", "fp16"),
 }
 
 SAMPLES = {"even": EVEN_SAMPLES, "uneven": UNEVEN_SAMPLES}
@@ -133,7 +134,7 @@ def configuration(
     }
     if GROUPS[groups]:
         chosen["optimizer"]["groups"] = GROUPS[groups]
-    unknown = set(extra) - set(chosen)
+    unknown = set(extra) - set(chosen) - {"scaler"}
     if unknown:
         raise ValueError(f"unknown parts of a configuration: {sorted(unknown)}")
     chosen.update(extra)
@@ -288,6 +289,19 @@ def special():
         )
 
 
+def scaling():
+    """fp16 with a scale that grows until gradients overflow, or overflows at once and shrinks."""
+    growing = {"init_scale": 4096.0, "growth_interval": 2}
+    shrinking = {"init_scale": 2.0**24, "growth_interval": 4, "growth_factor": 4.0, "backoff_factor": 0.25}
+    for accumulation in (1, 2):
+        yield configuration(f"scaled-growing-every{accumulation}", accumulation=accumulation, precision="fp16",
+                            samples=UNEVEN_SAMPLES, clip="norm", scheduler="linear", scaler=growing)
+        yield configuration(f"scaled-shrinking-every{accumulation}", accumulation=accumulation, precision="fp16",
+                            optimizer="sgd", samples=UNEVEN_SAMPLES, clip="value", scheduler="cosine", scaler=shrinking)
+    yield configuration("scaled-classes", precision="fp16", loss="cross_entropy", scheduler="constant",
+                        samples=UNEVEN_SAMPLES, scaler=growing)
+
+
 def preparing():
     """Other optimizers and closures, tied weights, an optimizer for each of two models."""
     for accumulation in (1, 2):
@@ -312,7 +326,7 @@ def preparing():
 
 def configurations():
     """Every traced configuration, under names that are all different."""
-    chosen = [*full_product(), *pairwise(), *special(), *preparing()]
+    chosen = [*full_product(), *pairwise(), *special(), *preparing(), *scaling()]
     names = [configuration["name"] for configuration in chosen]
     if len(set(names)) != len(names):
         raise ValueError("two configurations share one name")

@@ -23,7 +23,7 @@ def fresh_accelerator(configuration):
     """The original keeps its state in the process; a trace starts without any."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=True,
         mixed_precision=configuration["mixed_precision"],
         gradient_accumulation_plugin=GradientAccumulationPlugin(
@@ -35,6 +35,11 @@ def fresh_accelerator(configuration):
         step_scheduler_with_optimizer=configuration["step_scheduler_with_optimizer"],
         dataloader_config=DataLoaderConfiguration(**configuration.get("dataloader_config", {})),
     )
+    if "scaler" in configuration:
+        # Left out on the CPU, where the original computes in full precision and does not say so.
+        accelerator.native_amp = True
+        accelerator.scaler = torch.amp.GradScaler("cpu", **configuration["scaler"])
+    return accelerator
 
 
 def make_optimizer(description, named_parameters):
@@ -104,13 +109,15 @@ class Recording:
             self._accelerator.clip_grad_value_(parameters, clip["clip_value"])
             return
         norm = self._accelerator.clip_grad_norm_(parameters, clip["max_norm"], norm_type=float(clip["norm_type"]))
-        self._clipped[role] = norm.item()
+        self._clipped[role] = norm.item() if norm.isfinite() else "not finite"
 
     def end_step(self, epoch, batch):
         self.columns["epoch"].append(epoch)
         self.columns["batch"].append(batch)
         self.columns["sync_gradients"].append(self._accelerator.sync_gradients)
         self.columns["step_was_skipped"].append(self._accelerator.optimizer_step_was_skipped)
+        if self._accelerator.scaler is not None:
+            self.columns.setdefault("scale", []).append(self._accelerator.scaler.get_scale())
         for role, value in self._losses.items():
             self.losses.setdefault(role, []).append(value)
             self.norms.setdefault(role, []).append(self._clipped.get(role))
@@ -370,9 +377,11 @@ def refuse_idle(configuration, document):
     if steps < expected:
         raise ValueError(f"{name}: only {steps} optimizer steps, expected at least {expected}")
     if configuration["clip"]["kind"] == "norm":
-        norms = [norm for column in document["norms"].values() for norm in column if norm is not None]
+        norms = [norm for column in document["norms"].values() for norm in column if isinstance(norm, float)]
         if max(norms) <= configuration["clip"]["max_norm"]:
             raise ValueError(f"{name}: clipping never bit: largest norm {max(norms)}")
+    if "scaler" in configuration and not any(document["step_was_skipped"]):
+        raise ValueError(f"{name}: no update was left out")
     if configuration["loop"] != "adversarial":
         column, batches = document["losses"]["loss"], document["batch"][-1] + 1
         first, last = sum(column[:batches]), sum(column[-batches:])
