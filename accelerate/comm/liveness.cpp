@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdio>
 #include <map>
+#include <set>
 #include <sstream>
 #include <thread>
 #include <utility>
@@ -54,7 +55,8 @@ struct Liveness::State : std::enable_shared_from_this<State> {
   bool stopping = false, talking = true, watching = true, sweeping = false, acting = false, gave_up = false;
   std::optional<std::string> farewell;
   std::optional<std::string> lost;
-  std::map<int, std::string> left;  ///< ranks that said goodbye, and why
+  std::set<int> left;          ///< ranks that said goodbye
+  std::string first_to_leave;  ///< "Rank 1 has left: ...": those after it may have left because of it
   Clock::time_point first_left;
   Clock::time_point contact = Clock::now();
   std::vector<std::function<void()>> on_lost;
@@ -118,8 +120,13 @@ struct Liveness::State : std::enable_shared_from_this<State> {
     for (; heard_left < left_by_now; ++heard_left) {
       const std::string text = store->get_to_str(key("left", heard_left + 1));
       const std::lock_guard lock(mutex);
-      if (left.empty()) first_left = Clock::now();
-      left[std::stoi(text)] = text.substr(text.find(' ') + 1);
+      const int rank = std::stoi(text);
+      const std::string why = text.substr(text.find(' ') + 1);
+      if (left.empty()) {
+        first_left = Clock::now();
+        first_to_leave = "Rank " + std::to_string(rank) + " has left: " + why;
+      }
+      left.insert(rank);
     }
     if (watched != place.rank && left.contains(watched)) watch_next();
     if (watched != place.rank) {
@@ -236,10 +243,7 @@ struct Liveness::State : std::enable_shared_from_this<State> {
     const bool alone = operation.turn > 0 && !left.empty() && !farewell;
     // The one that left may have been the last to come, and have been through with it first.
     const bool had_time = operation.elapsed() > rules.stuck && Clock::now() - first_left > rules.stuck;
-    if (alone && had_time) {
-      const auto& [rank, why] = *left.begin();
-      return "Rank " + std::to_string(rank) + " has left: " + why;
-    }
+    if (alone && had_time) return first_to_leave;
     if (operation.failure && Clock::now() - operation.failed_at > patience()) return operation.failure;
     return std::nullopt;
   }

@@ -172,7 +172,7 @@ int main(int argc, char** argv) {
   app.add_option("--out", options.out, "folder for model.safetensors")->capture_default_str();
   app.add_option("--gradient-accumulation-steps", options.gradient_accumulation_steps);
   app.add_option("--summary", options.summary, "a file for the last line");
-  app.add_option("--mixed-precision", options.mixed_precision, "no or bf16");
+  app.add_option("--mixed-precision", options.mixed_precision, "no, bf16 or fp16");
   CLI11_PARSE(app, argc, argv);
   try {
     return run(options);

@@ -48,9 +48,8 @@ Worst& worst() {
 
 Tolerance tolerance_of(const Json& configuration) {
   const Json* optimizer = configuration.contains("optimizer") ? &configuration.at("optimizer") : nullptr;
-  if (optimizer != nullptr && optimizer->is_object() && optimizer->value("line_search_fn", "") == "strong_wolfe") {
-    return Tolerance::of_line_search();
-  }
+  const bool searches = optimizer != nullptr && optimizer->is_object() && optimizer->contains("line_search_fn");
+  if (searches && torch::cuda::is_available()) return Tolerance::of_line_search_on_gpu();
   return {configuration.at("dtype").get<std::string>(), configuration.at("mixed_precision").get<std::string>()};
 }
 

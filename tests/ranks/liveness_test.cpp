@@ -106,6 +106,18 @@ TEST(Liveness, ARankThatLeftFailsOnlyWhatStillWaitsForIt) {
   EXPECT_THAT(error_of(begin(*first, "barrier")), StartsWith("[barrier] Rank 1 has left: it had enough: got rank 0 "));
 }
 
+// Who throws is followed by those that it keeps from going on: theirs are not the cause.
+TEST(Liveness, TheFirstToLeaveIsNamedWhoeverFollows) {
+  const Store store = c10::make_intrusive<c10d::HashStore>();
+  const auto first = rank(0, 4, store), second = rank(1, 4, store), third = rank(2, 4, store);
+  third->leave("an exception");
+  ASSERT_TRUE(third->linger());
+  first->leave("for that reason");
+  first->linger();
+  const auto late = rank(3, 4, store);
+  EXPECT_THAT(error_of(begin(*late, "barrier")), StartsWith("[barrier] Rank 2 has left: an exception: got rank 3 "));
+}
+
 // However long the others waited for it: it was through with the operation, and they are about to be.
 TEST(Liveness, WhatTheLastRankToComeLeavesBehindHasTimeToEnd) {
   constexpr LivenessRules kPatient{.interval = 10ms, .silence = 5s, .stuck = 500ms, .slow = 60s};
