@@ -2,6 +2,7 @@
 #include <rapidcheck/gtest.h>
 
 #include <limits>
+#include <map>
 
 #include "tests/unit/training.h"
 
@@ -184,6 +185,36 @@ TEST_F(Scaling, IsAccumulatedOverMicroSteps) {
     train(scaled({.init_scale = kScale, .growth_interval = 1}, micro_steps), with);
     train(Accelerator({.gradient_accumulation_steps = micro_steps, .cpu = true}), without);
     EXPECT_LT(distance(copy_of(with->parameters()), copy_of(without->parameters())), 1e-12);
+  }
+}
+
+/// What it saves is what counts, also between an update and the pass after it; what it loads it goes on from.
+TEST_F(Scaling, IsSavedAndGoesOn) {
+  struct Stored : accelerate::StateWriter, accelerate::StateReader {
+    std::map<std::string, at::Tensor> tensors;
+    void write(const accelerate::ShardedTensor& tensor) override { tensors[tensor.name] = tensor.local.clone(); }
+    void read(const accelerate::ShardedTensor& tensor) override { at::Tensor(tensor.local).copy_(tensors.at(tensor.name)); }
+  } stored;
+  const auto update = [&](auto& accelerator, auto& model, auto& optimizer) {
+    optimizer.zero_grad();
+    accelerator.backward(mse(model(batch.x), batch.y));
+    optimizer.step();
+  };
+  Accelerator first = scaled({.init_scale = kScale, .growth_interval = 3});
+  auto [model, optimizer] = first.prepare(net, torch::optim::SGD(net->parameters(), 0.1));
+  for (int i = 0; i < 4; ++i) update(first, model, optimizer);
+  first.scaler()->save(stored);
+  EXPECT_EQ(stored.tensors.at("scale").item<double>(), 2 * kScale);
+  EXPECT_EQ(stored.tensors.at("_growth_tracker").item<int64_t>(), 1);
+  Accelerator second = scaled({.init_scale = 1, .growth_interval = 3});
+  auto [other, of_other] = second.prepare(plain, torch::optim::SGD(plain->parameters(), 0.1));
+  update(second, other, of_other);
+  second.scaler()->load(stored);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(second.scaler()->get_scale(), first.scaler()->get_scale()) << i;
+    EXPECT_EQ(second.scaler()->get_growth_tracker(), first.scaler()->get_growth_tracker()) << i;
+    update(first, model, optimizer);
+    update(second, other, of_other);
   }
 }
 
