@@ -42,7 +42,9 @@ at::Tensor mean_over(const Group& group, const at::Tensor& loss) {
                     .what = "Processes that update on their own would scale their losses by factors of their own",
                     .got = "a step of " + model + " inside no_sync, with several processes and a scaled loss",
                     .expected = "gradients that were averaged",
-                    .remedy = "Use accelerate::LocalSGD, which makes the scales equal again, or \"bf16\""});
+                    .remedy =
+                        "Use accelerate::LocalSGD, which makes the scales equal again, or a .mixed_precision that "
+                        "scales no loss"});
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <ATen/DeviceAccelerator.h>
 #include <torch/csrc/autograd/autograd.h>
+#include <torch/optim/optimizer.h>
 
 #include <algorithm>
 #include <exception>
@@ -186,9 +187,15 @@ void Runtime::unscale_gradients_of(const std::vector<at::Tensor>& parameters) co
   if (!scaler_) return;
   std::unordered_set<const void*> wanted;
   for (const at::Tensor& parameter : parameters) wanted.insert(parameter.unsafeGetTensorImpl());
+  const auto is_wanted = [&](const at::Tensor& one) { return wanted.contains(one.unsafeGetTensorImpl()); };
   for (const auto& weak : prepared_.optimizers) {
     const auto optimizer = weak.lock();
-    if (optimizer && optimizer->has_any_of(wanted)) optimizer->unscale_gradients();
+    if (!optimizer) continue;
+    for (const auto& group : optimizer->inner().param_groups()) {
+      if (!std::ranges::any_of(group.params(), is_wanted)) continue;
+      optimizer->unscale_gradients();
+      break;
+    }
   }
 }
 

@@ -7,7 +7,7 @@
 #include <unordered_set>
 
 #include "accelerate/core/error.h"
-#include "accelerate/optim/grad_scaler.h"
+#include "accelerate/optim/scaled_gradients.h"
 #include "accelerate/optim/update.h"
 
 namespace accelerate {
@@ -60,9 +60,9 @@ StepResult OptimizerCore::step(const std::function<at::Tensor()>& closure) {
   if (closure && scaled_) {
     throw UsageError({.place = "optimizer.step",
                       .what = "The loss is scaled, and an optimizer that asks for it again would compare scaled ones",
-                      .got = "step(closure) under .mixed_precision = \"fp16\"",
+                      .got = "step(closure) with a scaled loss",
                       .expected = "step() after accelerator.backward(loss)",
-                      .remedy = "Use \"bf16\" or \"no\", or another optimizer"});
+                      .remedy = "Choose a .mixed_precision that scales no loss, or another optimizer"});
   }
   const bool due = sync_->sync_gradients();
   if (due && !closure && hooks_.before_update) hooks_.before_update();
@@ -121,15 +121,6 @@ void OptimizerCore::zero_grad(ZeroGradOptions options) {
 void OptimizerCore::unscale_gradients() {
   sync_->require_open("unscale_gradients");
   if (scaled_) scaled_->unscale();
-}
-
-bool OptimizerCore::has_any_of(const std::unordered_set<const void*>& parameters) const {
-  for (const auto& group : inner_->param_groups()) {
-    for (const at::Tensor& parameter : group.params()) {
-      if (parameters.contains(parameter.unsafeGetTensorImpl())) return true;
-    }
-  }
-  return false;
 }
 
 void OptimizerCore::add_param_group(const torch::optim::OptimizerParamGroup& group) {

@@ -7,7 +7,6 @@
 #include <string_view>
 #include <type_traits>
 #include <typeindex>
-#include <unordered_set>
 #include <vector>
 
 #include "accelerate/core/handle.h"
@@ -60,7 +59,6 @@ class OptimizerCore {
   void set_mode(OptimizerMode mode);
   /// Divides the gradients by the loss scale unless that has been done; nothing without one.
   void unscale_gradients();
-  bool has_any_of(const std::unordered_set<const void*>& parameters) const;
   torch::optim::Optimizer& inner() const { return *inner_; }
   const SyncSchedule& sync() const { return *sync_; }
   /// Whether this was built for `optimizer`. An address alone does not say so: a borrowed optimizer may be gone and

@@ -62,7 +62,7 @@ class Nccl final : public c10d::ProcessGroupNCCL {
   ~Nccl() override {
     if (aborted_) return;
     try {
-      std::uncaught_exceptions() > 0 ? abort() : shutdown();
+      std::uncaught_exceptions() > 0 ? this->abort() : shutdown();
     } catch (const std::exception& error) {
       TORCH_WARN("NCCL did not shut down: ", error.what());
     }
