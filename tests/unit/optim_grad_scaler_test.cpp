@@ -70,7 +70,7 @@ TEST_F(Scaling, IsInTheGradientsUntilTheyAreLookedAt) {
   EXPECT_TRUE(optimizer.step().applied());
 }
 
-// Source: Q24, where a second clip in one step raises.
+// In the original a second clip in one step raises.
 TEST_F(Scaling, EveryClipSeesTrueGradients) {
   Accelerator accelerator = scaled();
   auto [model, optimizer] = accelerator.prepare(net, torch::optim::SGD(net->parameters(), 0.1));
@@ -154,7 +154,7 @@ RC_GTEST_PROP(ScalingOfSeveralOptimizers, ChangesNothingWhateverTheOrderOfVerbs,
   RC_ASSERT(distance(with, without) < 1e-10);
 }
 
-/// Source: Q23, where the first optimizer's step changes the scale before the second one's.
+/// In the original the first step changes the scale before the second one.
 TEST_F(Scaling, IsUpdatedOnceHoweverManyOptimizersStep) {
   Accelerator accelerator = scaled({.init_scale = kScale, .growth_interval = 1});
   Mlp other(2);
