@@ -6,24 +6,14 @@
 #include <stdexcept>
 #include <torch/csrc/distributed/c10d/FileStore.hpp>
 
+#include "tests/support/read_all.h"
 #include "tests/support/temporary_folder.h"
 
 namespace ranks {
 
 using accelerate::Accelerator;
 using accelerate::AcceleratorOptions;
-
-namespace {
-
-std::string read_all(int descriptor) {
-  std::string text;
-  char part[4096];
-  for (ssize_t count = 0; (count = ::read(descriptor, part, sizeof part)) > 0;) text.append(part, count);
-  ::close(descriptor);
-  return text;
-}
-
-}  // namespace
+using accelerate::support::read_all;
 
 std::vector<std::string> run_processes(int size, const AcceleratorOptions& options,
                                        const std::function<std::string(Accelerator&)>& body) {

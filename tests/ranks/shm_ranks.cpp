@@ -12,6 +12,7 @@
 #include <torch/csrc/distributed/c10d/FileStore.hpp>
 #include <torch/csrc/distributed/c10d/HashStore.hpp>
 
+#include "tests/support/read_all.h"
 #include "tests/support/temporary_folder.h"
 
 namespace accelerate::ranks_test {
@@ -32,14 +33,6 @@ std::string run_rank(const c10::intrusive_ptr<c10d::Store>& store, int rank, int
   } catch (const std::exception& error) {
     return std::string("[thrown] ") + error.what();
   }
-}
-
-std::string read_all(int descriptor) {
-  std::string text;
-  char part[4096];
-  for (ssize_t count = 0; (count = ::read(descriptor, part, sizeof part)) > 0;) text.append(part, count);
-  ::close(descriptor);
-  return text;
 }
 
 }  // namespace
@@ -98,7 +91,7 @@ std::vector<Ended> run_processes(int ranks, const RankFunction& function, const 
       for (const auto& [other, rank] : running) ::kill(other, SIGKILL);
     }
   }
-  for (int rank = 0; rank < ranks; ++rank) ended[rank].text = read_all(pipes[rank]);
+  for (int rank = 0; rank < ranks; ++rank) ended[rank].text = support::read_all(pipes[rank]);
   return ended;
 }
 
