@@ -129,6 +129,16 @@ UnevenJoin Accelerator::join_uneven_inputs(const std::vector<Joinable>& joinable
   return runtime().join_uneven_inputs(models, options);
 }
 
+internal::StepBoundary Accelerator::step_boundary() {
+  runtime().sync()->require_open("step");
+  return internal::StepBoundary(runtime().steps(), [sync = runtime().sync()] { return sync->next_synchronizes(); });
+}
+
+CudaGraphReport Accelerator::cuda_graph_report() const {
+  const auto& steps = runtime().steps();
+  return steps ? steps->report() : CudaGraphReport{};
+}
+
 void Accelerator::backward(const at::Tensor& loss, BackwardOptions options) { runtime().backward(loss, options); }
 
 ClipResult Accelerator::clip_grad_norm_(const std::vector<at::Tensor>& parameters, ClipNormOptions options) {
@@ -199,6 +209,8 @@ Profiler Accelerator::profile(ProfileKwargs options) const {
 Profiler Accelerator::profile() const { return profile(runtime().plan().profile); }
 
 void Accelerator::require_same_call(const char* operation, const std::string& arguments) const {
+  const auto& steps = runtime().steps();
+  if (steps && runtime().group().size() > 1) steps->before_read(operation);
   if (runtime().plan().debug) internal::require_same_call(runtime().group(), operation, arguments);
 }
 

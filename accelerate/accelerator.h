@@ -34,6 +34,7 @@
 #include "accelerate/prepare.h"
 #include "accelerate/profile/profiler.h"
 #include "accelerate/runtime_join.h"
+#include "accelerate/step/step.h"
 #include "accelerate/tensor/seed.h"
 #include "accelerate/tracking/tqdm.h"
 
@@ -162,6 +163,16 @@ class Accelerator {
   /// Runs autograd from `loss` (one element) divided by the number of accumulation steps, or counted as `num_items` or
   /// `weight` say. Throws UsageError for a loss without a graph, and for losses with and without counts in one window.
   void backward(const at::Tensor& loss, BackwardOptions options = {});
+
+  /// The loop body as an object, `auto step = accelerator.step([&](auto& batch) { ...; return loss; });`: each call is
+  /// one step, whatever the body does with any number of models and optimizers. See `Step`, and `CudaGraph` for what
+  /// capturing it asks for. After training has ended the body just runs.
+  template <class Body>
+  Step<std::decay_t<Body>> step(Body&& body) {
+    return {std::forward<Body>(body), step_boundary()};
+  }
+  /// What has become of the steps with `.cuda_graph`; all zero without.
+  CudaGraphReport cuda_graph_report() const;
 
   template <class M>
   ClipResult clip_grad_norm_(const Model<M>& model, ClipNormOptions options) {
@@ -505,6 +516,7 @@ class Accelerator {
   void pad_tensors(internal::TensorList tensors, const PadOptions& options) const;
   void verify(const char* operation, internal::TensorList tensors, const std::string& arguments = {}) const;
   /// In debug mode: every process is in this verb with these arguments.
+  internal::StepBoundary step_boundary();
   void require_same_call(const char* operation, const std::string& arguments) const;
   internal::GatheredBytes gather_bytes(const char* operation, const std::string& own) const;
   std::string broadcast_bytes(std::string own, int64_t from_process) const;

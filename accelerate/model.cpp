@@ -8,25 +8,46 @@
 
 #include "accelerate/optim/sync_schedule.h"
 #include "accelerate/precision/autocast.h"
+#include "accelerate/step/recorder.h"
 #include "accelerate/tensor/graph.h"
 
 namespace accelerate::internal {
 
 ModelCore::ModelCore(std::shared_ptr<torch::nn::Module> module, c10::Device device, PrecisionPolicy policy,
                      std::unique_ptr<Strategy> strategy, const Group& group, std::shared_ptr<const SyncSchedule> sync,
-                     Log log)
+                     Log log, std::shared_ptr<StepRecorder> steps)
     : module_(std::move(module)),
       device_(device),
       policy_(policy),
       strategy_(std::move(strategy)),
       sync_(std::move(sync)),
       table_(strategy_->attach({.module = *module_, .group = group, .precision = policy_, .log = std::move(log)})),
-      ranks_(group.size()) {}
+      ranks_(group.size()),
+      steps_(std::move(steps)) {}
 
 ModelCore::~ModelCore() = default;
 
+void ModelCore::end() noexcept {
+  strategy_->end();
+  steps_.reset();
+}
+
+void ModelCore::begin_step(ForwardCall& call) {
+  if (!at::GradMode::is_enabled() || steps_->is_open()) return;
+  StepKind kind{.opened_by = this, .synchronizes = sync_->sync_gradients()};
+  kind.add(module_->is_training());
+  call.for_each_input([&](const at::Tensor& tensor) { kind.add(tensor); });
+  steps_->open(std::move(kind));
+}
+
 void ModelCore::run(ForwardCall& call) {
-  if (!sync_->closed()) strategy_->before_forward(sync_now());
+  if (!sync_->closed()) {
+    if (steps_ && steps_->is_open() && strategy_->exchanges_before_forward()) {
+      steps_->before_read("the exchange of a model's buffers");
+    }
+    strategy_->before_forward(sync_now());
+    if (steps_) begin_step(call);
+  }
   {
     const AutocastScope autocast = autocast_scope(policy_, device_.type());
     call.invoke();

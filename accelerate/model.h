@@ -29,10 +29,14 @@ class SyncSchedule;
 
 namespace internal {
 
+class StepRecorder;
+
 /// One call of a user's module with the types forgotten: whoever receives it decides what happens around it.
 class ForwardCall {
  public:
   virtual void invoke() = 0;
+  /// Of the arguments, as far as their types tell.
+  virtual void for_each_input(TensorVisitor visit) = 0;
   /// After `invoke`.
   virtual void for_each_output(TensorVisitor visit) = 0;
 
@@ -46,7 +50,8 @@ class ModelCore {
   /// Attaches the strategy to the ranks of `group`; a group of one leaves gradients and values to each process. Throws
   /// what it throws; nothing else has happened then.
   ModelCore(std::shared_ptr<torch::nn::Module> module, c10::Device device, PrecisionPolicy policy,
-            std::unique_ptr<Strategy> strategy, const Group& group, std::shared_ptr<const SyncSchedule> sync, Log log);
+            std::unique_ptr<Strategy> strategy, const Group& group, std::shared_ptr<const SyncSchedule> sync, Log log,
+            std::shared_ptr<StepRecorder> steps = {});
   ~ModelCore();
 
   /// Runs the call under the model's precision and strategy; after training has ended, under its precision alone.
@@ -71,7 +76,7 @@ class ModelCore {
   /// Ranks share it, and what a pass adds now would not be averaged over them.
   bool stays_local() const { return ranks_ > 1 && sync_now() == GradientSync::kAccumulate; }
   /// Training has ended.
-  void end() noexcept { strategy_->end(); }
+  void end() noexcept;
 
   const std::shared_ptr<torch::nn::Module>& module() const { return module_; }
   Strategy& strategy() { return *strategy_; }
@@ -93,6 +98,7 @@ class ModelCore {
     GradientSync sync;
   };
   GradientSync sync_now() const;
+  void begin_step(ForwardCall& call);
   void remember_local(ForwardCall& call);
 
   std::shared_ptr<torch::nn::Module> module_;
@@ -108,35 +114,53 @@ class ModelCore {
   int64_t local_window_ = 0;  ///< the last window that leaves gradients local
   /// Where the graphs of forwards that ran under `no_sync` end, until a forward that did not.
   std::vector<std::weak_ptr<torch::autograd::Node>> local_forwards_;
+  std::shared_ptr<StepRecorder> steps_;  ///< null: nothing is captured
 };
 
-template <class Result, class F>
+template <class Result, class F, class Inputs>
 class TypedCall final : public ForwardCall {
  public:
-  explicit TypedCall(F& function) : function_(function) {}
+  TypedCall(F& function, Inputs& inputs) : function_(function), inputs_(inputs) {}
   void invoke() override { result_.emplace(function_()); }
+  void for_each_input(TensorVisitor visit) override { inputs_(visit); }
   void for_each_output(TensorVisitor visit) override { for_each_tensor(*result_, visit); }
   Result take() { return std::move(*result_); }
 
  private:
   F& function_;
+  Inputs& inputs_;
   std::optional<Result> result_;
 };
 
-template <class F>
-class TypedCall<void, F> final : public ForwardCall {
+template <class F, class Inputs>
+class TypedCall<void, F, Inputs> final : public ForwardCall {
  public:
-  explicit TypedCall(F& function) : function_(function) {}
+  TypedCall(F& function, Inputs& inputs) : function_(function), inputs_(inputs) {}
   void invoke() override { function_(); }
+  void for_each_input(TensorVisitor visit) override { inputs_(visit); }
   void for_each_output(TensorVisitor) override {}
   void take() {}
 
  private:
   F& function_;
+  Inputs& inputs_;
 };
 
-template <class F>
-auto run_typed(ModelCore& core, F function) {
+/// The tensors of `arguments`; what cannot be looked into is passed over.
+template <class... Args>
+auto inputs_of(Args&... arguments) {
+  return [&](TensorVisitor visit) {
+    const auto look = [&]<class T>(T& argument) {
+      if constexpr (Flattenable<T>) {
+        for_each_tensor(const_cast<std::remove_const_t<T>&>(argument), visit);  // only looked at
+      }
+    };
+    (look(arguments), ...);
+  };
+}
+
+template <class F, class Inputs>
+auto run_typed(ModelCore& core, F function, Inputs inputs) {
   using Result = std::remove_cvref_t<decltype(function())>;
   if constexpr (!std::is_void_v<Result>) {
     static_assert(
@@ -144,7 +168,7 @@ auto run_typed(ModelCore& core, F function) {
         "accelerate: the library has to find the tensors in what forward() returns and cannot. Return a tensor, tuple, "
         "vector, map, optional or aggregate struct, or specialise accelerate::Flatten<YourType>.");
   }
-  TypedCall<Result, F> call(function);
+  TypedCall<Result, F, Inputs> call(function, inputs);
   core.run(call);
   return call.take();
 }
@@ -186,8 +210,9 @@ class Model {
                     "accelerate: a torch::nn::Module of unknown type has no forward(); run it with "
                     "model.call([&](torch::nn::Module& module) { return ...; }).");
     } else {
-      return internal::run_typed(*core(),
-                                 [&]() -> decltype(auto) { return module_->forward(std::forward<Args>(args)...); });
+      return internal::run_typed(
+          *core(), [&]() -> decltype(auto) { return module_->forward(std::forward<Args>(args)...); },
+          internal::inputs_of(args...));
     }
   }
 
@@ -197,7 +222,8 @@ class Model {
   requires std::invocable<Method, M&, Args...>
   auto call(Method method, Args&&... args) const {
     return internal::run_typed(
-        *core(), [&]() -> decltype(auto) { return std::invoke(method, *module_, std::forward<Args>(args)...); });
+        *core(), [&]() -> decltype(auto) { return std::invoke(method, *module_, std::forward<Args>(args)...); },
+        internal::inputs_of(args...));
   }
 
   M* operator->() const { return ptr().get(); }

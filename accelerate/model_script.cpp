@@ -92,7 +92,8 @@ bool is_same_module(const std::shared_ptr<torch::nn::Module>& a, const std::shar
 }  // namespace internal
 
 c10::IValue Model<torch::jit::Module>::run(const std::string& method, std::vector<c10::IValue> inputs) const {
-  return internal::run_typed(*core(), [&] { return ptr()->get_method(method)(inputs); });
+  return internal::run_typed(
+      *core(), [&] { return ptr()->get_method(method)(inputs); }, internal::inputs_of());
 }
 
 }  // namespace accelerate

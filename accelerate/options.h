@@ -19,6 +19,8 @@
 #include "accelerate/precision/choice.h"
 #include "accelerate/precision/policy.h"
 #include "accelerate/profile/kwargs.h"
+#include "accelerate/step/capture_device.h"
+#include "accelerate/step/cuda_graph.h"
 #include "accelerate/strategy/choice.h"
 
 namespace accelerate {
@@ -77,6 +79,7 @@ struct Extensions {
   std::vector<EnvironmentEntry> environments = {};
   std::vector<PrecisionEntry> precisions = {};
   std::vector<StrategyEntry> strategies = {};
+  std::vector<CaptureDeviceEntry> captures = {};  ///< for `.cuda_graph` on other devices than CUDA's
 };
 
 /// Every choice an Accelerator takes. An unset one comes from the environment, then from the default;
@@ -99,7 +102,9 @@ struct AcceleratorOptions {
   std::optional<ProjectConfiguration> project_config = {};
   std::optional<AutocastKwargs> autocast_handler = {};  ///< of model calls, and of `autocast()` without options
   std::optional<GradScalerKwargs> scaler_handler = {};  ///< how the loss of fp16 is scaled; unused in other precisions
-  ProfileKwargs profile_handler = {};                   ///< of `profile()` without options
+  std::optional<CudaGraph> cuda_graph =
+      {};                              ///< steps are captured as CUDA graphs; unset: they run operator by operator
+  ProfileKwargs profile_handler = {};  ///< of `profile()` without options
   std::optional<std::string> log_level =
       {};  ///< "debug", "info", "warning", "error", "critical"; `ACCELERATE_LOG_LEVEL`
   std::optional<bool> debug =

@@ -7,6 +7,7 @@
 #include "accelerate/comm/connect.h"
 #include "accelerate/core/error.h"
 #include "accelerate/core/registry.h"
+#include "accelerate/plan_capture.h"
 #include "accelerate/plan_device.h"
 #include "accelerate/plan_foreign.h"
 #include "accelerate/strategy/strategy.h"
@@ -232,6 +233,8 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment, 
             .setup = setup.value,
             .step_scheduler_with_optimizer = with_optimizer,
             .profile = options.profile_handler,
+            .cuda_graph = options.cuda_graph,
+            .capture = resolve_capture(options, device),
             .debug = debug.value,
             .fields = {}};
   const std::string from_world = "environment kind \"" + discovered.environment + "\"";
@@ -260,6 +263,8 @@ Plan resolve(const AcceleratorOptions& options, const Environment& environment, 
   plan.fields.add({"split_batches", yes_no(plan.data.split_batches), from_data});
   plan.fields.add({"step_scheduler_with_optimizer", yes_no(with_optimizer),
                    options.step_scheduler_with_optimizer ? "argument" : "default"});
+  plan.fields.add(
+      {"cuda_graph", plan.cuda_graph ? words(*plan.cuda_graph) : "off", options.cuda_graph ? "argument" : "default"});
   plan.fields.add({"debug", yes_no(plan.debug), debug.source});
   for (const Field& field : setup.fields) plan.fields.add(field);
   return plan;

@@ -27,7 +27,9 @@ struct Plan {
   Setup setup;
   bool step_scheduler_with_optimizer = true;
   ProfileKwargs profile;
-  bool debug = false;  ///< collectives compare shapes first
+  std::optional<CudaGraph> cuda_graph = {};
+  CaptureDeviceEntry capture = {};  ///< with `cuda_graph`
+  bool debug = false;               ///< collectives compare shapes first
   Fields fields;
 };
 

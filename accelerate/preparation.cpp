@@ -53,9 +53,9 @@ class Build {
     }
     // Nobody shares a model that is only evaluated.
     const Group ranks = item.options.evaluation_mode ? Group() : context_.group;
-    item.prepared =
-        std::make_shared<ModelCore>(item.module, device, plan.precision.policy,
-                                    plan.strategy.make(plan.strategy_options), ranks, context_.sync, context_.log);
+    item.prepared = std::make_shared<ModelCore>(item.module, device, plan.precision.policy,
+                                                plan.strategy.make(plan.strategy_options), ranks, context_.sync,
+                                                context_.log, context_.steps);
     all_.models.push_back(item.prepared);
     if (item.options.evaluation_mode) all_.evaluated.push_back(item.prepared.get());
   }

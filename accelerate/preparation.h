@@ -8,6 +8,7 @@
 #include "accelerate/comm/group.h"
 #include "accelerate/plan.h"
 #include "accelerate/prepare.h"
+#include "accelerate/step/recorder.h"
 #include "accelerate/strategy/uneven_inputs.h"
 
 namespace accelerate::internal {
@@ -39,7 +40,8 @@ struct PreparationContext {
   std::shared_ptr<SyncSchedule> sync;
   std::shared_ptr<ActiveLoaders> active_loaders;
   std::shared_ptr<const OpenJoins> open_joins;
-  std::shared_ptr<GradScaler> scaler;  ///< null: losses are not scaled
+  std::shared_ptr<GradScaler> scaler;   ///< null: losses are not scaled
+  std::shared_ptr<StepRecorder> steps;  ///< null: nothing is captured
   /// The Accelerator's own list, which outlives every call of an optimizer that `sync` lets through.
   const PreparedObjects& prepared;
 };

@@ -66,6 +66,12 @@ OptimizerHooks hooks_of(const torch::optim::Optimizer& optimizer, const Models& 
     groups.push_back(group);
     *partners = partners_of(groups, prepared.models);
   };
+  if (context.steps) {
+    // Weak: optimizers may outlive the Accelerator, the captured work does not.
+    hooks.stepped = [steps = std::weak_ptr(context.steps), sync = context.sync](const OptimizerCore& stepped) {
+      if (const auto recorder = steps.lock()) recorder->stepped(&stepped, sync->in_window());
+    };
+  }
   if (context.group.size() == 1) return hooks;
   const std::weak_ptr<GroupCore> ranks = context.group.core();
   hooks.before_update = [partners, ranks, scaler = context.scaler] {

@@ -60,9 +60,10 @@ class Pass {
   Pass(const Pass&) = delete;
   Pass& operator=(const Pass&) = delete;
 
-  void begin(const at::Tensor& loss) {
-    for (const auto& model : models_) {
-      model->strategy().before_backward(loss, model->backward_sync(loss));
+  /// `sync` has an entry for each model.
+  void begin(const at::Tensor& loss, const std::vector<GradientSync>& sync) {
+    for (size_t i = 0; i < models_.size(); ++i) {
+      models_[i]->strategy().before_backward(loss, sync[i]);
       ++begun_;
     }
   }
@@ -118,10 +119,19 @@ Runtime::Runtime(Plan plan, LogSink sink)
   }
   make_current(plan_.device);
   require_same_plan(group_, plan_.fields);
+  steps_ = make_recorder();
+  follow_windows();
 }
 
 void Runtime::close() noexcept {
   sync_->close();
+  sync_->on_leave({});
+  try {
+    if (steps_) steps_->leave();
+  } catch (...) {
+    keep_error(std::current_exception());
+  }
+  steps_.reset();
   for (const auto& weak : released_) {
     if (const auto sync = weak.lock()) sync->close();
   }
@@ -148,6 +158,7 @@ void Runtime::prepare(std::span<PrepareItem> items) {
                            .active_loaders = active_loaders_,
                            .open_joins = open_joins_,
                            .scaler = scaler_,
+                           .steps = steps_,
                            .prepared = prepared_});
 }
 
@@ -167,7 +178,9 @@ void Runtime::release() {
   throw_kept_error();
   require_no_open_join("free_memory");
   auto next = std::make_shared<SyncSchedule>(sync_->rule(), active_loaders_);
+  if (steps_) steps_->close();
   sync_->close(SyncSchedule::End::kReleased);
+  sync_->on_leave({});
   for (const auto& model : prepared_.models) model->end();
   std::erase_if(released_, [](const auto& sync) { return sync.expired(); });
   released_.push_back(sync_);
@@ -177,6 +190,7 @@ void Runtime::release() {
   prepared_ = {};
   prepared_.released = std::move(loaders);
   sync_ = std::move(next);
+  follow_windows();
 }
 
 void Runtime::empty_cache() const {
@@ -227,12 +241,56 @@ void Runtime::backward(const at::Tensor& loss, const BackwardOptions& options) {
     scaled = loss / divisor;
   }
   if (scaler_) scaled = scaler_->scale(scaled);
-  Pass pass(prepared_.models);
-  pass.begin(scaled);
-  torch::autograd::backward({scaled}, /*grad_tensors=*/{},
-                            /*retain_graph=*/options.retain_graph || options.create_graph, options.create_graph);
-  pass.finish();
+  PassOptions pass{.retain_graph = options.retain_graph || options.create_graph, .create_graph = options.create_graph};
+  for (const auto& model : prepared_.models) pass.sync.push_back(model->backward_sync(scaled));
+  if (steps_ && steps_->is_open()) {
+    steps_->backward(scaled, pass);
+  } else {
+    run(scaled, pass);
+  }
   weights.finish();
+}
+
+void Runtime::run(const at::Tensor& root, const PassOptions& options) {
+  Pass pass(prepared_.models);
+  pass.begin(root, options.sync);
+  torch::autograd::backward({root}, /*grad_tensors=*/{}, options.retain_graph, options.create_graph);
+  pass.finish();
+}
+
+void Runtime::repeated(const PassOptions& options) {
+  for (size_t i = 0; i < prepared_.models.size(); ++i) {
+    prepared_.models[i]->strategy().backward_repeated(options.sync[i]);
+  }
+}
+
+std::shared_ptr<StepRecorder> Runtime::make_recorder() {
+  if (!plan_.cuda_graph) return nullptr;
+  const auto some_gradient = [this] {
+    for (const auto& model : prepared_.models) {
+      for (const ParameterRow& row : model->table()) {
+        if (row.tensor.requires_grad()) {
+          if (row.tensor.grad().defined()) return true;
+          break;
+        }
+      }
+    }
+    return false;
+  };
+  return std::make_shared<StepRecorder>(*plan_.cuda_graph, plan_.device, plan_.capture.make(plan_.device),
+                                        static_cast<Passes&>(*this),
+                                        StepHooks{.before_step = [] {}, .has_gradients = some_gradient}, log_);
+}
+
+void Runtime::follow_windows() {
+  if (!steps_) return;
+  sync_->on_leave([this] {
+    try {
+      std::uncaught_exceptions() > 0 ? steps_->leave() : steps_->window_left();
+    } catch (...) {
+      keep_error(std::current_exception());  // a guard's end cannot throw
+    }
+  });
 }
 
 }  // namespace accelerate::internal

@@ -14,14 +14,17 @@
 #include "accelerate/plan.h"
 #include "accelerate/preparation.h"
 #include "accelerate/runtime_join.h"
+#include "accelerate/step/recorder.h"
 #include "accelerate/strategy/uneven_inputs.h"
 
 namespace accelerate::internal {
 
 /// Everything one Accelerator owns, and the order in which it comes and goes.
-class Runtime {
+class Runtime final : private Passes {
  public:
   Runtime(Plan plan, LogSink sink);
+  Runtime(const Runtime&) = delete;
+  Runtime& operator=(const Runtime&) = delete;
 
   const Plan& plan() const { return plan_; }
   const Group& group() const { return group_; }
@@ -33,6 +36,8 @@ class Runtime {
   Trigger& trigger() { return trigger_; }
   /// Null: losses are not scaled.
   const std::shared_ptr<GradScaler>& scaler() const { return scaler_; }
+  /// Null: steps are not captured.
+  const std::shared_ptr<StepRecorder>& steps() const { return steps_; }
   const std::shared_ptr<OpenJoins>& open_joins() const { return open_joins_; }
 
   /// Fills in what `items` are prepared as: all of them, or none and an error.
@@ -61,6 +66,10 @@ class Runtime {
   void close() noexcept;
 
  private:
+  void run(const at::Tensor& root, const PassOptions& options) override;
+  void repeated(const PassOptions& options) override;
+  std::shared_ptr<StepRecorder> make_recorder();
+  void follow_windows();
   /// Throws UsageError from `verb` where processes without data wait for announced exchanges.
   void require_no_open_join(const char* verb) const;
 
@@ -74,6 +83,7 @@ class Runtime {
   std::vector<std::weak_ptr<SyncSchedule>> released_;  ///< those before `sync_`, as long as a handle knows them
   std::shared_ptr<GradScaler> scaler_;
   PreparedObjects prepared_;
+  std::shared_ptr<StepRecorder> steps_;
   std::shared_ptr<OpenJoins> open_joins_ = std::make_shared<OpenJoins>();
   std::exception_ptr kept_error_;
 };

@@ -2,7 +2,8 @@
 # CUDA they are not compiled, and nothing of CUDA is linked. What only computes on CUDA tensors is no matter of the
 # build: LibTorch's operators choose their kernels at run time.
 
-file(GLOB ACCELERATE_CUDA_SOURCES CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/accelerate/comm/backends/nccl.cpp")
+file(GLOB ACCELERATE_CUDA_SOURCES CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/accelerate/comm/backends/nccl.cpp"
+  "${PROJECT_SOURCE_DIR}/accelerate/step/captures/cuda.cpp")
 
 string(TOUPPER "${ACCELERATE_CUDA}" ACCELERATE_WITH_CUDA)
 set_property(CACHE ACCELERATE_CUDA PROPERTY STRINGS AUTO ON OFF)

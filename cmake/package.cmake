@@ -5,7 +5,7 @@ include(CMakePackageConfigHelpers)
 set(package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/accelerate")
 install(TARGETS accelerate EXPORT accelerateTargets ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 # Not installed; scripts/lint reads this list and checks that no other header includes one of them.
-set(private_headers plan.h plan_agreement.h plan_device.h plan_foreign.h plan_setup.h preparation.h runtime.h runtime_weights.h
+set(private_headers plan.h plan_agreement.h plan_capture.h plan_device.h plan_foreign.h plan_setup.h preparation.h runtime.h runtime_weights.h
   core/kernel.h core/terminal.h
   comm/backends/shm/arguments.h comm/backends/shm/call.h comm/backends/shm/exchange.h comm/backends/shm/fence.h
   comm/backends/shm/peers.h comm/backends/shm/reduce_kernels.h comm/backends/shm/segment.h
@@ -17,7 +17,8 @@ set(private_headers plan.h plan_agreement.h plan_device.h plan_foreign.h plan_se
   strategy/replicated.h strategy/uneven.h strategy/uneven_inputs.h
   strategy/ddp/comm_hook.h strategy/ddp/half_hook.h strategy/ddp/low_rank.h strategy/ddp/low_rank_hook.h
   strategy/ddp/errors.h strategy/ddp/gradient_reducer.h strategy/ddp/reducer_group.h strategy/ddp/same_model.h
-  tensor/graph.h tensor/hardware.h
+  step/recorder.h step/tape/entry.h step/tape/owned.h step/tape/recording.h step/tape/step_node.h step/tape/tape.h
+  tensor/graph.h tensor/hardware.h tensor/intercept.h
   cli/command.h cli/nearest.h
   launch/config.h launch/descriptor.h launch/forkable.h launch/forks.h launch/gpus.h launch/launcher.h launch/machine.h launch/output.h launch/port.h
   launch/process.h launch/program.h launch/signals.h)

@@ -69,6 +69,7 @@ StepResult OptimizerCore::step(const std::function<at::Tensor()>& closure) {
   if (sync_->in_window()) last_window_ = sync_->window();
   if (!due) {
     last_step_ = StepResult(StepResult::Outcome::kAccumulated);
+    if (hooks_.stepped) hooks_.stepped(*this);
     return *last_step_;
   }
   at::Tensor loss;
@@ -81,6 +82,7 @@ StepResult OptimizerCore::step(const std::function<at::Tensor()>& closure) {
   if (hooks_.gradients_spent) hooks_.gradients_spent();
   last_step_ = StepResult(applied ? StepResult::Outcome::kApplied : StepResult::Outcome::kSkipped, std::move(loss));
   skipped_ = last_step_->skipped();
+  if (hooks_.stepped) hooks_.stepped(*this);
   return *last_step_;
 }
 

@@ -28,6 +28,7 @@ struct ZeroGradOptions {
 
 namespace internal {
 
+class OptimizerCore;
 class ScaledGradients;
 class Update;
 
@@ -38,6 +39,7 @@ struct OptimizerHooks {
   /// Throws UsageError for parameters of no prepared model, else the hooks count them in from now on.
   std::function<void(const torch::optim::OptimizerParamGroup& group)> admit = {};
   std::function<at::Tensor(const at::Tensor& loss)> mean_over_ranks = {};
+  std::function<void(const OptimizerCore& optimizer)> stepped = {};  ///< at the end of `step()`, whatever it did
 };
 
 enum class OptimizerMode { kTrain, kEval };

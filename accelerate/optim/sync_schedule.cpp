@@ -42,19 +42,19 @@ void SyncSchedule::enter_window() {
   if (gathered_ == 0) divisor_ = rule_.num_steps;
   ++gathered_;
   correction_ = 1;
-  if (rule_.sync_with_dataloader && loaders_->end_of_dataloader()) {
-    micro_step_ = 0;
-    sync_gradients_ = true;
-  } else {
-    ++micro_step_;
-    sync_gradients_ = micro_step_ % rule_.num_steps == 0;
-  }
+  sync_gradients_ = next_synchronizes();
+  micro_step_ = rule_.sync_with_dataloader && loaders_->end_of_dataloader() ? 0 : micro_step_ + 1;
   if (sync_gradients_) {
     correction_ = static_cast<double>(divisor_) / static_cast<double>(gathered_);
     divisor_ = std::exchange(gathered_, 0);
   }
   open_ = true;
   ++window_;
+}
+
+bool SyncSchedule::next_synchronizes() const {
+  if (rule_.sync_with_dataloader && loaders_->end_of_dataloader()) return true;
+  return (micro_step_ + 1) % rule_.num_steps == 0;
 }
 
 void SyncSchedule::require_window(const char* verb) const {

@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "accelerate/data/active_loaders.h"
 
@@ -39,7 +41,14 @@ class SyncSchedule {
 
   /// Starts the next micro-step and decides whether it synchronises. Throws UsageError when one is already open.
   void enter_window();
-  void leave_window() noexcept { open_ = false; }
+  void leave_window() noexcept {
+    open_ = false;
+    if (left_) left_();
+  }
+  /// Called, without throwing, where a window has ended.
+  void on_leave(std::function<void()> left) { left_ = std::move(left); }
+  /// Whether the next micro-step will synchronise.
+  bool next_synchronizes() const;
   bool in_window() const { return open_; }
   /// Samples of all processes in the batch of this micro-step; nothing outside a loop over a prepared loader.
   std::optional<int64_t> batch_samples() const { return loaders_->batch_samples(); }
@@ -69,6 +78,7 @@ class SyncSchedule {
   int64_t window_ = 0;
   bool sync_gradients_ = true;
   bool open_ = false;
+  std::function<void()> left_;
   bool closed_ = false;
   End why_ = End::kTraining;
 };

@@ -45,6 +45,11 @@ class Strategy {
   virtual void after_backward() = 0;
   /// Autograd threw after `before_backward`; the next pass starts anew.
   virtual void backward_failed() noexcept {}
+  /// Instead of before_backward and after_backward, where the device repeats a recorded pass as a whole: notes what
+  /// they would have noted.
+  virtual void backward_repeated(GradientSync) {}
+  /// Whether `before_forward` would exchange something with the other ranks now.
+  virtual bool exchanges_before_forward() const { return false; }
   /// Before an optimizer updates parameters of this model. Throws UsageError when their gradients are not those that
   /// every rank has.
   virtual void before_update() {}

@@ -151,6 +151,15 @@ class DdpStrategy final : public Strategy, private Shadow {
     if (!ended) reducer_.reset();
   }
 
+  void backward_repeated(GradientSync sync) override {
+    if (!reducer_) return;
+    accumulates_ = accumulated_ = sync == GradientSync::kAccumulate;
+  }
+
+  bool exchanges_before_forward() const override {
+    return ranks_ && has_buffers_ && options_.broadcast_buffers && buffers_are_due_;
+  }
+
   void before_update() override {
     if (!reducer_ || !(reducer_->touched() || accumulated_)) return;
     std::vector<std::string> names;

@@ -1,0 +1,225 @@
+#include "accelerate/step/tape/recording.h"
+
+#include <torch/csrc/autograd/engine.h>
+#include <torch/csrc/autograd/functions/accumulate_grad.h>
+#include <torch/csrc/autograd/graph_task.h>
+
+#include <algorithm>
+#include <unordered_set>
+#include <utility>
+
+#include "accelerate/tensor/intercept.h"
+
+namespace accelerate::internal {
+namespace {
+
+template <class Function>
+void for_each_tensor_in(const c10::IValue& value, const Function& function) {
+  if (value.isTensor()) {
+    if (value.toTensor().defined()) function(value.toTensor());
+  } else if (value.isList()) {
+    for (const c10::IValue& item : value.toListRef()) for_each_tensor_in(item, function);
+  }
+}
+
+/// Those of parameters' accumulators are the strategies' own.
+bool has_hooks(torch::autograd::Node& node) {
+  if (!node.tensor_pre_hooks().empty() || !node.retains_grad_hooks().empty()) return true;
+  if (auto* leaf = dynamic_cast<torch::autograd::AccumulateGrad*>(&node)) return hooks_of(leaf->variable) != 0;
+  return !node.pre_hooks().empty() || !node.post_hooks().empty();
+}
+
+bool is_number(const at::Tensor& tensor) { return tensor.unsafeGetTensorImpl()->is_wrapped_number(); }
+
+bool same_refs(const std::vector<Ref>& a, const std::vector<Ref>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Ref& x, const Ref& y) {
+    // Which number is which follows from the order in which they come.
+    return x.kind == y.kind && (x.kind == Ref::Kind::kHost || x.index == y.index);
+  });
+}
+
+bool same_arguments(const std::vector<Argument>& a, const std::vector<Argument>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Argument& x, const Argument& y) {
+    return x.kind == y.kind && same_refs(x.tensors, y.tensors) && same_constant(x.constant, y.constant);
+  });
+}
+
+bool same_entry(const Entry& a, const Entry& b) {
+  if (a.op != b.op || a.kind != b.kind || a.name != b.name || !(a.mode == b.mode)) return false;
+  // The host's own results may differ: they are computed again each time.
+  if (a.kind != Entry::Kind::kHost && !same_arguments(a.arguments, b.arguments)) return false;
+  if (a.kind != Entry::Kind::kBackward) return true;
+  return a.root == b.root && a.pass == b.pass &&
+         std::equal(a.leaves.begin(), a.leaves.end(), b.leaves.begin(), b.leaves.end(),
+                    [](const Leaf& x, const Leaf& y) {
+                      return x.parameter.is_same(y.parameter) && x.before == y.before && x.after == y.after;
+                    });
+}
+
+}  // namespace
+
+Ref Recording::host(const at::Tensor& tensor) {
+  if (tensor.dim() != 0) return {.kind = Ref::Kind::kUnknown};
+  numbers_.push_back(tensor.detach().clone());
+  if (is_number(tensor)) numbers_.back().unsafeGetTensorImpl()->set_wrapped_number(true);
+  return {.kind = Ref::Kind::kHost, .index = static_cast<int32_t>(numbers_.size() - 1)};
+}
+
+void Recording::check_layout(const at::Tensor& tensor) {
+  if (tensor.layout() != at::kStrided) refuse("it computes with sparse tensors");
+  if (tensor.is_conj() || tensor.is_neg()) refuse("it computes with lazily conjugated tensors");
+}
+
+Ref Recording::taken(const at::Tensor& tensor) {
+  if (!tensor.defined()) return {};
+  if (!on_device(tensor) || is_number(tensor)) return host(tensor);
+  const auto found = known_.find(tensor.unsafeGetTensorImpl());
+  if (found != known_.end()) return found->second;
+  check_layout(tensor);
+  if (tensor.has_storage() && made_storages_.contains(tensor.storage().unsafeGetStorageImpl())) {
+    refuse("it uses a tensor that shares memory with a result and was made past LibTorch's operators, such as .data()");
+  }
+  outside_.push_back({.tensor = tensor,
+                      .data = tensor.has_storage() ? tensor.const_data_ptr() : nullptr,
+                      .requires_grad = tensor.requires_grad()});
+  const Ref ref{.kind = Ref::Kind::kOutside, .index = static_cast<int32_t>(outside_.size() - 1)};
+  known_.emplace(tensor.unsafeGetTensorImpl(), ref);
+  return ref;
+}
+
+Ref Recording::made(const at::Tensor& tensor) {
+  if (!tensor.defined()) return {};
+  if (!on_device(tensor)) return {.kind = Ref::Kind::kUnknown};
+  const auto found = known_.find(tensor.unsafeGetTensorImpl());
+  if (found != known_.end()) return found->second;
+  check_layout(tensor);
+  if (tensor.has_storage()) {
+    const auto* storage = tensor.storage().unsafeGetStorageImpl();
+    const bool of_outside = std::any_of(outside_.begin(), outside_.end(), [&](const OutsideTensor& outside) {
+      return outside.tensor.has_storage() && outside.tensor.storage().unsafeGetStorageImpl() == storage;
+    });
+    if (!of_outside) made_storages_.try_emplace(storage, tensor.storage().getWeakStorageImpl());
+  }
+  made_.push_back({.object = WeakTensorObject(tensor.getIntrusivePtr())});
+  const Ref ref{.kind = Ref::Kind::kValue, .index = static_cast<int32_t>(made_.size() - 1)};
+  known_.emplace(tensor.unsafeGetTensorImpl(), ref);
+  return ref;
+}
+
+Entry::Kind Recording::kind_of(const c10::OperatorHandle& op, const std::vector<c10::IValue>& arguments,
+                               const std::vector<c10::IValue>& results) {
+  bool takes_device = false, takes_host = false, takes_host_data = false, makes_device = false, tells_host = false;
+  for (const c10::IValue& argument : arguments) {
+    for_each_tensor_in(argument, [&](const at::Tensor& tensor) {
+      const bool device = on_device(tensor) && !is_number(tensor);
+      takes_device |= device;
+      takes_host |= !device;
+      takes_host_data |= !device && tensor.dim() != 0;
+    });
+  }
+  for (const c10::IValue& result : results) {
+    bool any = false;
+    for_each_tensor_in(result, [&](const at::Tensor& tensor) {
+      any = true;
+      (on_device(tensor) ? makes_device : tells_host) = true;
+    });
+    const bool empty = result.isNone() || result.isTensor() || result.isList();
+    tells_host |= !any && !empty;
+  }
+  if (takes_device && tells_host) {
+    if (makes_device) refuse(op.schema().name() + " gives something to the host and to the device at once");
+    return Entry::Kind::kRead;
+  }
+  if (!takes_device && !makes_device) return Entry::Kind::kHost;
+  if (!takes_device && takes_host) return Entry::Kind::kFeed;
+  if (takes_host_data) refuse(op.schema().name() + " mixes tensors of the host and of the device");
+  return Entry::Kind::kOperator;
+}
+
+void Recording::on_operator(const c10::OperatorHandle& op, torch::jit::Stack& stack) {
+  if (torch::autograd::get_current_graph_task_id() != -1) {
+    refuse("autograd was not run by accelerator.backward(loss)");
+  }
+  const c10::FunctionSchema& schema = op.schema();
+  const auto count = static_cast<std::ptrdiff_t>(schema.arguments().size());
+  const std::vector<c10::IValue> arguments(stack.end() - count, stack.end());
+  Entry entry{.name = schema.name(), .op = op, .mode = Mode::now(device_)};
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    entry.arguments.push_back(argument_of(arguments[i], [this](const at::Tensor& tensor) { return taken(tensor); }));
+    const auto* alias = schema.arguments()[i].alias_info();
+    if (alias == nullptr || !alias->isWrite()) continue;
+    for (const Ref& ref : entry.arguments.back().tensors) {
+      if (ref.kind == Ref::Kind::kOutside) outside_[ref.index].written = true;
+    }
+  }
+  op.callBoxed(stack);
+  const auto made_count = static_cast<std::ptrdiff_t>(schema.returns().size());
+  const std::vector<c10::IValue> results(stack.end() - made_count, stack.end());
+  entry.kind = kind_of(op, arguments, results);
+  for (const c10::IValue& result : results) {
+    entry.results.push_back(argument_of(result, [&](const at::Tensor& tensor) {
+      return entry.kind == Entry::Kind::kFeed ? taken(tensor) : made(tensor);
+    }));
+  }
+  const bool from_nothing = entry.kind == Entry::Kind::kOperator &&
+                            std::none_of(entry.arguments.begin(), entry.arguments.end(), [](const Argument& argument) {
+                              return argument.takes(Ref::Kind::kValue) || argument.takes(Ref::Kind::kOutside);
+                            });
+  if (from_nothing) {
+    for (const Argument& result : entry.results) {
+      for (const Ref& ref : result.tensors) {
+        if (ref.kind == Ref::Kind::kValue) made_[ref.index].from_factory = true;
+      }
+    }
+  }
+  entries_.push_back(std::move(entry));
+}
+
+void Recording::find_leaves(const at::Tensor& root, std::vector<Leaf>& leaves) {
+  std::vector<torch::autograd::Node*> open{root.grad_fn().get()};
+  std::unordered_set<const torch::autograd::Node*> seen;
+  while (!open.empty()) {
+    torch::autograd::Node* node = open.back();
+    open.pop_back();
+    if (node == nullptr || !seen.insert(node).second) continue;
+    if (node->name().find("CppNode") != std::string::npos) {
+      refuse("its graph has a torch::autograd::Function of its own: " + node->name());
+    }
+    if (has_hooks(*node)) refuse("autograd calls a hook of the user's while it computes the gradients");
+    if (auto* leaf = dynamic_cast<torch::autograd::AccumulateGrad*>(node)) {
+      leaves.push_back({.parameter = leaf->variable, .hooks = hooks_of(leaf->variable)});
+    }
+    for (const auto& edge : node->next_edges()) open.push_back(edge.function.get());
+  }
+}
+
+void Recording::on_backward(const at::Tensor& root, const PassOptions& pass, const std::function<void()>& run) {
+  Entry entry{.kind = Entry::Kind::kBackward, .name = "backward", .mode = Mode::now(device_), .pass = pass};
+  entry.root = taken(root);
+  if (pass.create_graph) refuse("its gradients have a graph of their own (.create_graph)");
+  find_leaves(root, entry.leaves);
+  for (Leaf& leaf : entry.leaves) {
+    leaf.before = taken(leaf.parameter.grad());
+    if (leaf.before.kind == Ref::Kind::kOutside) outside_[leaf.before.index].written = true;
+  }
+  run();
+  for (Leaf& leaf : entry.leaves) leaf.after = made(leaf.parameter.grad());
+  entries_.push_back(std::move(entry));
+}
+
+void Recording::on_read(std::string_view name) {
+  entries_.push_back({.kind = Entry::Kind::kRead, .name = std::string(name), .mode = Mode::now(device_)});
+}
+
+std::optional<std::string> Recording::difference(const Recording& first, const Recording& second) {
+  const size_t length = std::min(first.entries_.size(), second.entries_.size());
+  for (size_t i = 0; i < length; ++i) {
+    if (same_entry(first.entries_[i], second.entries_[i])) continue;
+    return "operator " + std::to_string(i) + ": " + first.entries_[i].name + " and then " + second.entries_[i].name +
+           (first.entries_[i].name == second.entries_[i].name ? " with other arguments" : "");
+  }
+  if (first.entries_.size() == second.entries_.size()) return std::nullopt;
+  return std::to_string(first.entries_.size()) + " operators and then " + std::to_string(second.entries_.size());
+}
+
+}  // namespace accelerate::internal

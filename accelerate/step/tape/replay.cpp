@@ -1,0 +1,134 @@
+// A step that does what was captured.
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <algorithm>
+
+#include "accelerate/step/tape/owned.h"
+#include "accelerate/step/tape/tape.h"
+
+namespace accelerate::internal {
+
+void Tape::fill(const Outside& input) {
+  const auto copy = [&] {
+    const at::NoGradGuard no_grad;
+    input.buffer.copy_(input.current, /*non_blocking=*/true);
+  };
+  open_ ? capture_.do_now(copy) : copy();
+}
+
+const c10::Storage& Tape::shown(Memory& memory) {
+  if (!memory.shown) memory.shown = Owned::show(owned_, memory.data, memory.bytes, no_numbers_.device());
+  return memory.shown;
+}
+
+void Tape::view_outside(const Value& value, c10::TensorImpl& object) const {
+  const at::Tensor& base = outside_[value.outside].current;
+  object.set_storage_keep_dtype(base.storage());
+  object.set_storage_offset(base.storage_offset() + value.offset);
+}
+
+at::Tensor Tape::remade(Value& value) {
+  TensorObject object = value.pattern->shallow_copy_and_detach(c10::VariableVersion(0), /*allow_change=*/true);
+  if (value.outside >= 0) view_outside(value, *object);
+  at::Tensor tensor(std::move(object));
+  if (value.requires_grad) torch::autograd::impl::set_gradient_edge(tensor, {node_, value.output});
+  value.object = WeakTensorObject(tensor.getIntrusivePtr());
+  value.current = tensor.unsafeGetTensorImpl();
+  value.step = step_;
+  return tensor;
+}
+
+at::Tensor Tape::given(const Ref& ref) {
+  if (ref.kind == Ref::Kind::kNone) return {};
+  if (ref.kind == Ref::Kind::kOutside) return outside_[ref.index].current;
+  Value& value = values_[ref.index];
+  if (value.step == step_) {
+    if (auto object = value.object.lock(); object.defined()) return at::Tensor(std::move(object));
+  }
+  return remade(value);
+}
+
+void Tape::replay(const Entry& entry, torch::jit::Stack& stack) {
+  torch::jit::drop(stack, entry.arguments.size());
+  for (const Argument& result : entry.results) {
+    switch (result.kind) {
+      case Argument::Kind::kConstant:
+        stack.push_back(result.constant);
+        break;
+      case Argument::Kind::kTensor:
+        stack.emplace_back(given(result.tensors.front()));
+        break;
+      case Argument::Kind::kTensors: {
+        c10::List<at::Tensor> list;
+        list.reserve(result.tensors.size());
+        for (const Ref& ref : result.tensors) list.push_back(given(ref));
+        stack.emplace_back(std::move(list));
+        break;
+      }
+      case Argument::Kind::kOptionalTensors: {
+        c10::List<std::optional<at::Tensor>> list;
+        for (const Ref& ref : result.tensors) list.push_back(given(ref));
+        stack.emplace_back(std::move(list));
+        break;
+      }
+    }
+  }
+  ++position_;
+}
+
+/// Somebody still has a result whose memory the graph uses again.
+const Entry* Tape::held_too_long() const {
+  for (size_t i = 0; i < values_.size(); ++i) {
+    const Value& value = values_[i];
+    if (value.step != step_ || value.memory >= 0 || value.outside >= 0 || value.object.use_count() == 0) continue;
+    for (const Entry& entry : entries_) {
+      const Ref wanted{.kind = Ref::Kind::kValue, .index = static_cast<int32_t>(i)};
+      const auto makes = [&](const Argument& result) { return std::ranges::count(result.tensors, wanted) != 0; };
+      if (std::ranges::any_of(entry.results, makes)) return &entry;
+    }
+    return &entries_.front();
+  }
+  return nullptr;
+}
+
+/// What the last step has given away moves out, if it is still held, before its memory is written again.
+void Tape::make_room() {
+  if (room_made_) return;
+  room_made_ = true;
+  for (Memory& memory : memories_) {
+    if (memory.captured) {
+      const bool held = memory.captured.use_count() > 1;
+      c10::DataPtr own = held ? capture_.copy(memory.data, memory.bytes) : c10::DataPtr(nullptr, no_numbers_.device());
+      owned_->blocks.push_back(memory.captured.unsafeGetStorageImpl()->set_data_ptr(std::move(own)));
+      memory.captured = c10::Storage();
+    } else if (const auto before = memory.shown_before.lock(); before.defined()) {
+      before->set_data_ptr_noswap(capture_.copy(memory.data, memory.bytes));
+    }
+    memory.shown_before = WeakStorage(c10::intrusive_ptr<c10::StorageImpl>());
+  }
+}
+
+bool Tape::launch() {
+  const auto segment = std::find_if(segments_.begin(), segments_.end(),
+                                    [this](const Segment& candidate) { return candidate.end == position_; });
+  if (segment == segments_.end() || segment->begin < launched_) return true;  // nothing for the device in between
+  if (const Entry* maker = held_too_long()) {
+    catch_up("a result of " + maker->name + " is kept, which was not when the step was captured");
+    return false;
+  }
+  make_room();
+  segment->work->launch();
+  for (Value& value : values_) {
+    if (value.step != step_ || value.memory < 0) continue;
+    if (const auto object = value.object.lock(); object.defined()) {
+      object->set_storage_keep_dtype(shown(memories_[value.memory]));
+    }
+  }
+  for (const Outside& outside : outside_) {
+    if (outside.written && outside.current.defined()) outside.current.unsafeGetTensorImpl()->bump_version();
+  }
+  return true;
+}
+
+}  // namespace accelerate::internal

@@ -1,0 +1,15 @@
+#include "accelerate/step/tape/step_node.h"
+
+#include "accelerate/core/error.h"
+
+namespace accelerate::internal {
+
+torch::autograd::variable_list StepNode::apply(torch::autograd::variable_list&&) {
+  throw UsageError({.place = "cuda_graph",
+                    .what = "Autograd was run past the Accelerator in a step that is captured",
+                    .got = "loss.backward(), torch::autograd::backward or torch::autograd::grad",
+                    .expected = "accelerator.backward(loss), in every step",
+                    .remedy = "Call that, or leave .cuda_graph out of the options"});
+}
+
+}  // namespace accelerate::internal

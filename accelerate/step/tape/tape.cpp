@@ -1,0 +1,263 @@
+#include "accelerate/step/tape/tape.h"
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <limits>
+#include <utility>
+
+#include "accelerate/step/tape/owned.h"
+#include "accelerate/tensor/intercept.h"
+
+namespace accelerate::internal {
+namespace {
+
+/// Storage for the form of tensors. Whoever asks for its address is told why there is none.
+c10::Storage without_numbers(c10::Device device) {
+  c10::Storage storage(c10::Storage::use_byte_size_t(), std::numeric_limits<int64_t>::max() / 4,
+                       c10::DataPtr(nullptr, device), /*allocator=*/nullptr, /*resizable=*/false);
+  storage.unsafeGetStorageImpl()->release_data_and_set_meta_custom_data_ptr_error_msg_(
+      "[cuda_graph] This tensor belongs to a captured step that has not been launched yet: its address was asked for "
+      "past LibTorch's operators. Read it with .item(), .cpu() or .to(), read the address after optimizer.step(), or "
+      "leave .cuda_graph out of the options.");
+  return storage;
+}
+
+TensorObject pattern_of(const at::Tensor& tensor, const c10::Storage& storage) {
+  TensorObject pattern =
+      tensor.unsafeGetTensorImpl()->shallow_copy_and_detach(c10::VariableVersion(0), /*allow_change=*/true);
+  pattern->set_storage_keep_dtype(storage);
+  return pattern;
+}
+
+/// The graph can read it where it is. Both were alive at once: equal addresses mean equal memory, except where a replay
+/// showed its own to two steps, which is what is wanted.
+bool stays(const OutsideTensor& a, const OutsideTensor& b) {
+  if (a.data != b.data || a.requires_grad != b.requires_grad) return false;
+  if (a.requires_grad) return a.tensor.is_same(b.tensor);
+  return a.tensor.sizes() == b.tensor.sizes() && a.tensor.strides() == b.tensor.strides() &&
+         a.tensor.dtype() == b.tensor.dtype();
+}
+
+}  // namespace
+
+Tape::Refusal Tape::refusal(const Recording& first, const Recording& second) {
+  for (const Recording* recording : {&first, &second}) {
+    if (!recording->refusal().empty()) return {.reason = recording->refusal(), .for_good = true};
+  }
+  if (const auto difference = Recording::difference(first, second)) {
+    return {.reason = "two steps in a row were not alike: " + *difference};
+  }
+  for (size_t i = 0; i < second.outside().size(); ++i) {
+    const OutsideTensor& now = second.outside()[i];
+    if (stays(first.outside()[i], now)) continue;
+    if (now.requires_grad) return {.reason = "a tensor that requires a gradient is a new one in every step"};
+    if (now.written) return {.reason = "a tensor that is written in place is a new one in every step"};
+  }
+  // Nothing of a forward pass may be launched before its backward pass: caught up with, its graph would be missing.
+  const auto& entries = second.entries();
+  std::string read;
+  bool forward = false;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    switch (entries[i].kind) {
+      case Entry::Kind::kOperator:
+        forward = forward || (read.empty() && entries[i].mode.grad);
+        break;
+      case Entry::Kind::kRead:
+        if (forward) read = entries[i].name;
+        break;
+      case Entry::Kind::kBackward:
+        if (!read.empty()) {
+          return {.reason = read + " waits for the device between the model and accelerator.backward(loss)",
+                  .for_good = true};
+        }
+        forward = false;
+        break;
+      default:
+        break;
+    }
+  }
+  return {};
+}
+
+Tape::Tape(const Recording& first, Recording second, c10::DeviceType device, CaptureDevice& capture, Passes& passes)
+    : device_(device),
+      capture_(capture),
+      passes_(passes),
+      entries_(second.entries()),
+      numbers_(second.numbers()),
+      owned_(std::make_shared<Owned>()) {
+  for (size_t i = 0; i < second.outside().size(); ++i) {
+    const OutsideTensor& recorded = second.outside()[i];
+    if (!no_numbers_) no_numbers_ = without_numbers(recorded.tensor.device());
+    outside_.push_back({.pattern = pattern_of(recorded.tensor, no_numbers_),
+                        .parameter = recorded.requires_grad ? recorded.tensor : at::Tensor(),
+                        .data = recorded.data,
+                        .written = recorded.written,
+                        .is_input = !stays(first.outside()[i], recorded)});
+  }
+  values_.resize(second.made().size());
+  torch::autograd::edge_list parameters;
+  for (size_t i = 0; i < values_.size(); ++i) values_[i].from_factory = second.made()[i].from_factory;
+  for (const Entry& entry : entries_) {
+    for (const Leaf& leaf : entry.leaves) {
+      parameters.emplace_back(torch::autograd::impl::grad_accumulator(leaf.parameter), 0);
+    }
+  }
+  node_ = std::shared_ptr<StepNode>(new StepNode(std::move(parameters)), torch::autograd::deleteNode);
+}
+
+Tape::~Tape() = default;
+
+void Tape::begin() {
+  const Unobserved own;
+  ++step_;
+  position_ = launched_ = 0;
+  room_made_ = false;
+  fallback_.clear();
+  if (captured_) {
+    state_ = State::kReplaying;
+    for (Memory& memory : memories_) {
+      if (!memory.shown) continue;
+      memory.shown_before = memory.shown.getWeakStorageImpl();
+      memory.shown = c10::Storage();
+    }
+    return;
+  }
+  state_ = State::kCapturing;
+  outside_storages_.clear();
+  for (Outside& outside : outside_) {
+    if (!outside.is_input) continue;
+    const at::Tensor form{outside.pattern};
+    outside.buffer = at::empty_strided(form.sizes(), form.strides(), form.options());
+    outside_storages_.emplace(outside.buffer.storage().unsafeGetStorageImpl(),
+                              static_cast<int32_t>(&outside - outside_.data()));
+  }
+  // A weight that was cast before must be cast in the graph.
+  at::autocast::clear_cache();
+}
+
+bool Tape::unknown_work() { return state_ == State::kCapturing && open_ && capture_.has_unknown_work(); }
+
+void Tape::pass_by(std::string reason) {
+  refuse(reason);
+  catch_up(reason);
+}
+
+void Tape::on_operator(const c10::OperatorHandle& op, torch::jit::Stack& stack) {
+  if (unknown_work()) pass_by("work was given to the device past LibTorch's operators");
+  if (state_ != State::kCapturing && state_ != State::kReplaying) return op.callBoxed(stack);
+  if (position_ == entries_.size()) {
+    complete();
+    return op.callBoxed(stack);
+  }
+  const Entry& entry = entries_[position_];
+  if (const std::string why = mismatch_of(entry, op, stack); !why.empty()) {
+    catch_up(why);
+    return op.callBoxed(stack);
+  }
+  switch (entry.kind) {
+    case Entry::Kind::kHost:
+      op.callBoxed(stack);
+      ++position_;
+      return;
+    case Entry::Kind::kFeed:
+      return feed(entry, op, stack);
+    case Entry::Kind::kRead:
+      return read([&] { op.callBoxed(stack); });
+    default:
+      state_ == State::kCapturing ? capture(entry, op, stack) : replay(entry, stack);
+  }
+}
+
+void Tape::on_backward(const at::Tensor& root, const PassOptions& pass) {
+  const Unobserved own;
+  if (unknown_work()) pass_by("work was given to the device past LibTorch's operators");
+  if (state_ != State::kCapturing && state_ != State::kReplaying) return passes_.run(root, pass);
+  if (position_ == entries_.size()) {
+    complete();
+    return passes_.run(root, pass);
+  }
+  Entry& entry = entries_[position_];
+  if (const std::string why = mismatch_of(entry, root, pass); !why.empty()) {
+    catch_up(why);
+    return passes_.run(root, pass);
+  }
+  if (state_ == State::kReplaying) {
+    passes_.repeated(pass);
+    for (Leaf& leaf : entry.leaves) {
+      if (!(leaf.after == leaf.before)) leaf.parameter.mutable_grad() = given(leaf.after);
+    }
+    ++position_;
+    return;
+  }
+  if (!open_) open_segment();
+  try {
+    passes_.run(root, pass);
+  } catch (const std::exception& error) {
+    const std::string text = error.what();
+    pass_by("its backward pass cannot be captured: " + text.substr(0, text.find('\n')));
+    return passes_.run(root, pass);
+  }
+  for (const Leaf& leaf : entry.leaves) bind(leaf.after, leaf.parameter.grad());
+  ++position_;
+  capture_.mark();
+}
+
+void Tape::on_read(std::string_view name) {
+  const Unobserved own;
+  if (state_ != State::kCapturing && state_ != State::kReplaying) return;
+  if (position_ == entries_.size()) return complete();
+  const Entry& entry = entries_[position_];
+  if (entry.kind != Entry::Kind::kRead || entry.op || entry.name != name) {
+    return catch_up("operator " + std::to_string(position_) + ": got " + std::string(name) + ", captured " +
+                    entry.name);
+  }
+  read([] {});
+}
+
+void Tape::read(const std::function<void()>& read) {
+  const bool there = state_ == State::kCapturing ? close_segment() : launch();
+  read();
+  if (there) launched_ = ++position_;
+}
+
+void Tape::feed(const Entry& entry, const c10::OperatorHandle& op, torch::jit::Stack& stack) {
+  if (open_) {
+    capture_.do_now([&] { op.callBoxed(stack); });
+  } else {
+    op.callBoxed(stack);
+  }
+  const size_t first = stack.size() - entry.results.size();
+  for (size_t i = 0; i < entry.results.size(); ++i) {
+    if (matches(entry.results[i], stack[first + i])) continue;
+    return catch_up("operator " + std::to_string(position_) + " " + entry.name + ": its result has another form");
+  }
+  ++position_;
+}
+
+void Tape::complete() {
+  if (state_ == State::kCapturing) {
+    finish_capture();
+  } else if (launch()) {
+    launched_ = position_;
+    state_ = State::kDone;
+  }
+}
+
+void Tape::end() {
+  const Unobserved own;
+  if (state_ == State::kCapturing || state_ == State::kReplaying) {
+    const bool at_read = position_ < entries_.size() && entries_[position_].kind == Entry::Kind::kRead;
+    if (position_ == entries_.size() || (at_read && state_ == State::kReplaying)) {
+      complete();
+    } else {
+      catch_up("the step ended before " + entries_[position_].name);
+    }
+  }
+  state_ = State::kIdle;
+  for (Outside& outside : outside_) outside.current = at::Tensor();
+}
+
+}  // namespace accelerate::internal

@@ -1,0 +1,184 @@
+#pragma once
+
+#include <ATen/core/stack.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "accelerate/step/capture_device.h"
+#include "accelerate/step/tape/recording.h"
+#include "accelerate/step/tape/step_node.h"
+
+namespace accelerate::internal {
+
+/// How the Accelerator runs autograd, from a loss that is scaled and divided already.
+class Passes {
+ public:
+  virtual void run(const at::Tensor& root, const PassOptions& options) = 0;
+  /// The device is going to repeat such a pass: notes on the host what `run` would have noted.
+  virtual void repeated(const PassOptions& options) = 0;
+
+ protected:
+  ~Passes() = default;
+};
+
+/// One kind of step, captured in the course of a step and repeated by later ones. The later step's operators come one
+/// after the other, are compared with what was captured, and are left out; their results are tensors that have no
+/// numbers yet. Nothing is launched before all of them have matched, up to the end or to where the host reads: so a
+/// step that does something else is caught up with by running what has matched so far, from its own tensors.
+class Tape {
+ public:
+  /// Two recordings without a difference, the second one just made. The device and what runs autograd are borrowed.
+  Tape(const Recording& first, Recording second, c10::DeviceType device, CaptureDevice& capture, Passes& passes);
+  ~Tape();
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+
+  /// Why steps like these two cannot be captured, for now or for good. Source: the spike's list of what went wrong.
+  struct Refusal {
+    std::string reason;  ///< empty: they can be
+    bool for_good = false;
+  };
+  static Refusal refusal(const Recording& first, const Recording& second);
+
+  bool captured() const { return captured_; }
+
+  // One step: `begin`, then what happens in it, then `end`.
+
+  void begin();
+  void on_operator(const c10::OperatorHandle& op, torch::jit::Stack& stack);
+  void on_backward(const at::Tensor& root, const PassOptions& pass);
+  void on_read(std::string_view name);
+  /// Results that are held now keep their memory: called where an optimizer has stepped, before gradients are dropped.
+  void keep_results();
+  void end();
+  /// The step is left in its middle: what was matched runs now.
+  void leave(const std::string& reason) { catch_up(reason); }
+
+  enum class State : uint8_t {
+    kIdle,
+    kCapturing,
+    kReplaying,
+    kDone,    ///< all of it is captured or launched: what still comes runs as usual
+    kPassed,  ///< what came did not match: the rest of the step runs as usual
+  };
+  State state() const { return state_; }
+  /// Of the last step: why it ran as usual; empty if it was captured or replayed.
+  const std::string& fallback() const { return fallback_; }
+  /// Why it will never be captured; empty: it may be.
+  const std::string& refusal() const { return refusal_; }
+
+ private:
+  struct Outside {
+    TensorObject pattern;  ///< its form, without numbers
+    at::Tensor parameter;  ///< of one that requires a gradient: the same in every step
+    const void* data = nullptr;
+    bool written = false;
+    bool is_input = false;  ///< another one in every step
+    at::Tensor buffer;      ///< of an input: what the graph reads
+    at::Tensor current;     ///< in this step
+  };
+  /// Memory that keeps its numbers after the launch.
+  struct Memory {
+    c10::Storage captured;                                             ///< until the first replay
+    c10::Storage shown;                                                ///< to this step
+    WeakStorage shown_before{c10::intrusive_ptr<c10::StorageImpl>()};  ///< to the step that was launched last
+    void* data = nullptr;
+    size_t bytes = 0;
+  };
+  struct Value {
+    bool from_factory = false;
+    bool requires_grad = false;
+    uint32_t output = 0;   ///< of the step's node
+    TensorObject pattern;  ///< its form, without numbers
+    /// While capturing: where its numbers are, and the same kept alive once it was held where the device had come so
+    /// far.
+    WeakStorage storage{c10::intrusive_ptr<c10::StorageImpl>()};
+    c10::Storage kept;
+    int32_t memory = -1;                      ///< of `memories_`; none: its numbers are gone after the launch
+    int32_t outside = -1;                     ///< shares the memory of that outside tensor
+    int64_t offset = 0;                       ///< in that tensor's elements
+    WeakTensorObject object{TensorObject()};  ///< in this step
+    const c10::TensorImpl* current = nullptr;
+    uint64_t step = 0;
+  };
+  struct Segment {
+    std::shared_ptr<CapturedWork> work;
+    size_t begin = 0, end = 0;  ///< entries
+  };
+  /// What memory shown to the user needs, also when the tape is gone.
+  struct Owned;
+
+  // match.cpp
+  bool matches(const Ref& ref, c10::TensorImpl* tensor);
+  bool matches(const Argument& argument, const c10::IValue& value);
+  bool matches_outside(Outside& outside, c10::TensorImpl* tensor);
+  bool matches_number(const at::Tensor& recorded, const c10::TensorImpl* tensor) const;
+  std::string mismatch_of(const Entry& entry, const c10::OperatorHandle& op, const torch::jit::Stack& stack);
+  std::string mismatch_of(const Entry& entry, const at::Tensor& root, const PassOptions& pass);
+
+  // replay.cpp
+  at::Tensor given(const Ref& ref);
+  at::Tensor remade(Value& value);
+  void view_outside(const Value& value, c10::TensorImpl& object) const;
+  void replay(const Entry& entry, torch::jit::Stack& stack);
+  const c10::Storage& shown(Memory& memory);
+  bool launch();
+  const Entry* held_too_long() const;
+  void make_room();
+  void fill(const Outside& input);
+
+  // capture.cpp
+  void capture(const Entry& entry, const c10::OperatorHandle& op, torch::jit::Stack& stack);
+  void open_segment();
+  bool close_segment();
+  void bind(const Argument& result, const c10::IValue& value);
+  void bind(const Ref& ref, const at::Tensor& tensor);
+  void finish_capture();
+  void find_memories();
+
+  // catch_up.cpp
+  void catch_up(const std::string& reason);
+  void run_again(size_t begin, size_t end, std::vector<at::Tensor>& real);
+  at::Tensor real_of(const Ref& ref, std::vector<at::Tensor>& real);
+  void hand_over(const std::vector<at::Tensor>& real);
+
+  void complete();
+  void read(const std::function<void()>& read);
+  void feed(const Entry& entry, const c10::OperatorHandle& op, torch::jit::Stack& stack);
+  bool unknown_work();
+  void pass_by(std::string reason);
+  void refuse(std::string reason) {
+    if (refusal_.empty()) refusal_ = std::move(reason);
+  }
+
+  c10::DeviceType device_;
+  CaptureDevice& capture_;
+  Passes& passes_;
+  std::vector<Entry> entries_;
+  std::vector<at::Tensor> numbers_;
+  std::vector<Outside> outside_;
+  std::vector<Value> values_;
+  std::vector<Memory> memories_;
+  std::unordered_map<const c10::StorageImpl*, int32_t> outside_storages_;  ///< while capturing
+  std::vector<Segment> segments_;
+  std::shared_ptr<Owned> owned_;
+  std::shared_ptr<StepNode> node_;
+  c10::Storage no_numbers_;
+
+  bool captured_ = false;
+  State state_ = State::kIdle;
+  size_t position_ = 0;     ///< the next entry
+  size_t launched_ = 0;     ///< entries before this one have run
+  bool open_ = false;       ///< while capturing: a segment is
+  bool room_made_ = false;  ///< this step
+  uint64_t step_ = 0;
+  std::string fallback_, refusal_;
+};
+
+}  // namespace accelerate::internal

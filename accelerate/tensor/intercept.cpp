@@ -1,0 +1,63 @@
+// The dispatcher has one key at its very top that no backend uses. Its name says it is for tests: LibTorch has none for
+// libraries.
+#include "accelerate/tensor/intercept.h"
+
+#include <ATen/core/boxing/KernelFunction.h>
+
+#include <atomic>
+
+#include "accelerate/core/error.h"
+
+namespace accelerate::internal {
+namespace {
+
+constexpr auto kKey = c10::DispatchKey::TESTING_ONLY_GenericMode;
+
+thread_local OperatorObserver* observer_of_thread = nullptr;
+std::atomic<uint64_t> helped{0};
+
+void observe(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  const Unobserved inside;
+  if (observer_of_thread != nullptr) {
+    observer_of_thread->on_operator(op, *stack);
+    return;
+  }
+  helped.fetch_add(1, std::memory_order_relaxed);
+  op.callBoxed(stack);
+}
+
+/// For good: a process that has observed once may do so again.
+void install() {
+  static const c10::RegistrationHandleRAII installed = c10::Dispatcher::singleton().registerFallback(
+      kKey, c10::KernelFunction::makeFromBoxedFunction<&observe>(), "accelerate::internal::Observation");
+}
+
+}  // namespace
+
+Observation::Observation(OperatorObserver& observer) {
+  if (observer_of_thread != nullptr) {
+    throw UsageError({.place = "cuda_graph",
+                      .what = "Two Accelerators capture steps in one thread at a time",
+                      .got = "a step of one that begins inside a step of another",
+                      .expected = "one after the other",
+                      .remedy = "End the first step with optimizer.step(), or leave .cuda_graph out of one of them"});
+  }
+  install();
+  observer_of_thread = &observer;
+  c10::impl::tls_set_dispatch_key_included(kKey, true);
+}
+
+Observation::~Observation() {
+  c10::impl::tls_set_dispatch_key_included(kKey, false);
+  observer_of_thread = nullptr;
+}
+
+Unobserved::Unobserved() : excluded_(kKey) {}
+
+c10::DispatchKeySet observation_keys() {
+  return c10::DispatchKeySet({kKey, c10::DispatchKey::TESTING_ONLY_GenericWrapper});
+}
+
+uint64_t operators_of_helping_threads() { return helped.load(std::memory_order_relaxed); }
+
+}  // namespace accelerate::internal
