@@ -1,0 +1,17 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "accelerate/optim/kernels/call.h"
+#include "accelerate/optim/kernels/element.h"
+
+namespace accelerate::internal::kernels {
+
+/// Queues one call on `stream`: one pass over the arrays, in as many launches as their pointers need.
+template <class Rule>
+cudaError_t update_on_cuda(const Rule& rule, const Call& call, cudaStream_t stream);
+
+/// Counts `number` on; the host reads `outcomes` meanwhile: the number last, when the outcome beside it is there.
+cudaError_t publish_on_cuda(int64_t* number, int64_t* outcomes, const float* skip, cudaStream_t stream);
+
+}  // namespace accelerate::internal::kernels
