@@ -37,7 +37,7 @@ struct Adam {
 
   template <class T>
   struct Element {
-    T beta1, beta2, weight_decay, eps, decayed, step_size, correction;
+    T beta1, share1, beta2, share2, weight_decay, eps, kept, step_size, correction;
     Decay decay;
 
     ACCELERATE_HOST_DEVICE void operator()(T* x) const {
@@ -45,14 +45,13 @@ struct Adam {
       T g = x[1];
       if (weight_decay != 0) {
         if (decay == Decay::kDecoupled) {
-          p = std::fma(-decayed, p, p);
+          p *= kept;
         } else {
           g = std::fma(weight_decay, p, g);
         }
       }
-      x[2] = std::fma(beta1, x[2], std::fma(-beta1, g, g));
-      const T square = g * g;
-      x[3] = std::fma(beta2, x[3], std::fma(-beta2, square, square));
+      x[2] = std::fma(beta1, x[2], share1 * g);
+      x[3] = std::fma(beta2, x[3], share2 * (g * g));
       T second = x[3];
       if constexpr (kMaximum == 1) {
         // A NaN stays one.
@@ -66,11 +65,14 @@ struct Adam {
 
   template <class T>
   ACCELERATE_HOST_DEVICE Element<T> with(double lr, const Progress& progress) const {
+    // Differences of float64: 1 - 0.999F is off by 1e-5. Source: the stock optimizers.
     return {static_cast<T>(beta1),
+            static_cast<T>(1 - beta1),
             static_cast<T>(beta2),
+            static_cast<T>(1 - beta2),
             static_cast<T>(weight_decay),
             static_cast<T>(eps),
-            static_cast<T>(lr) * static_cast<T>(weight_decay),
+            static_cast<T>(1 - lr * weight_decay),
             static_cast<T>(lr / progress.first),
             static_cast<T>(progress.second),
             decay};
@@ -122,21 +124,22 @@ struct Lion {
 
   template <class T>
   struct Element {
-    T lr, beta1, beta2, kept;
+    T lr, beta1, share1, beta2, share2, kept;
 
     ACCELERATE_HOST_DEVICE void operator()(T* x) const {
       const T g = x[1];
-      const T direction = std::fma(beta1, x[2], std::fma(-beta1, g, g));
+      const T direction = std::fma(beta1, x[2], share1 * g);
       // The sign, and a NaN for a NaN.
       const T sign = direction > 0 ? T(1) : direction < 0 ? T(-1) : direction * 0;
       x[0] = std::fma(-lr, sign, x[0] * kept);
-      x[2] = std::fma(beta2, x[2], std::fma(-beta2, g, g));
+      x[2] = std::fma(beta2, x[2], share2 * g);
     }
   };
 
   template <class T>
   ACCELERATE_HOST_DEVICE Element<T> with(double lr, const Progress&) const {
-    return {static_cast<T>(lr), static_cast<T>(beta1), static_cast<T>(beta2), static_cast<T>(1 - lr * weight_decay)};
+    return {static_cast<T>(lr),    static_cast<T>(beta1),     static_cast<T>(1 - beta1),
+            static_cast<T>(beta2), static_cast<T>(1 - beta2), static_cast<T>(1 - lr * weight_decay)};
   }
 };
 

@@ -54,6 +54,7 @@ T* number_in(const OptionalTensor& tensor, c10::Device device, const char* name)
 
 bool same_layout(const at::Tensor& a, const at::Tensor& b) {
   if (a.sizes() != b.sizes()) return false;
+  if (a.numel() == 0) return true;
   for (int64_t i = 0; i < a.dim(); ++i) {
     if (a.size(i) != 1 && a.stride(i) != b.stride(i)) return false;  // the stride of one element is never used
   }
@@ -232,37 +233,41 @@ class Library {
   torch::Library library_;
 };
 
+void define_all() { static const Library library; }
+
+OptionalTensor given(const at::Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; }
+
 template <class Function>
 c10::TypedOperatorHandle<Function> find(const char* name) {
-  static const Library library;
+  define_all();
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Function>();
 }
 
 }  // namespace
 
 void fused_adam(const Lists& lists, const Moments& moments, const Clock& clock, const Adam<0>& numbers,
-                const Amendments& amendments) {
+                const Verdict& verdict) {
   static const auto coupled = find<decltype(adam_operator)>("accelerate::fused_adam_");
   static const auto decoupled = find<decltype(adamw_operator)>("accelerate::fused_adamw_");
   (numbers.decay == Decay::kDecoupled ? decoupled : coupled)
       .call(lists.parameters, lists.gradients, moments.first, moments.second, moments.largest, clock.updates, clock.lr,
-            numbers.beta1, numbers.beta2, numbers.weight_decay, numbers.eps, amendments.factor, amendments.skip);
+            numbers.beta1, numbers.beta2, numbers.weight_decay, numbers.eps, given(verdict.factor), given(verdict.skip));
 }
 
 void fused_sgd(const Lists& lists, at::TensorList buffers, const Clock& clock, const Sgd<1>& numbers,
-               const Amendments& amendments) {
+               const Verdict& verdict) {
   static const auto found = find<decltype(sgd_operator)>("accelerate::fused_sgd_");
   found.call(lists.parameters, lists.gradients, buffers,
-             clock.updates.defined() ? OptionalTensor(clock.updates) : std::nullopt, clock.lr, numbers.momentum,
-             numbers.dampening, numbers.weight_decay, numbers.kind == Momentum::kNesterov, amendments.factor,
-             amendments.skip);
+             given(clock.updates), clock.lr, numbers.momentum,
+             numbers.dampening, numbers.weight_decay, numbers.kind == Momentum::kNesterov, given(verdict.factor),
+             given(verdict.skip));
 }
 
 void fused_lion(const Lists& lists, at::TensorList averages, const at::Tensor& lr, const Lion& numbers,
-                const Amendments& amendments) {
+                const Verdict& verdict) {
   static const auto found = find<decltype(lion_operator)>("accelerate::fused_lion_");
   found.call(lists.parameters, lists.gradients, averages, lr, numbers.beta1, numbers.beta2, numbers.weight_decay,
-             amendments.factor, amendments.skip);
+             given(verdict.factor), given(verdict.skip));
 }
 
 void publish_update(const at::Tensor& number, const at::Tensor& outcomes, const OptionalTensor& skip) {

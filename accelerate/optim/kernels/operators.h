@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "accelerate/optim/kernels/element.h"
+#include "accelerate/optim/update.h"
 
 // Operators of this library, known to LibTorch's dispatcher as `accelerate::fused_adamw_` and so on: a profiler shows
 // them, and what records operators sees their tensors. Everything that changes from step to step is in tensors of the
@@ -18,15 +19,6 @@ namespace accelerate::internal::kernels {
 struct Lists {
   at::TensorList parameters;
   at::TensorList gradients;
-};
-
-/// What an update does besides.
-struct Amendments {
-  /// Float32, one element: what gradients are multiplied by. They are written back.
-  std::optional<at::Tensor> factor = {};
-  /// Float32, one element: where it is not 0, parameters, state and counts stay what they are; gradients are multiplied
-  /// all the same.
-  std::optional<at::Tensor> skip = {};
 };
 
 /// `lr`: float64, one element. `updates`: int64, one element; the updates of these parameters so far, counted on.
@@ -44,12 +36,12 @@ struct Moments {
 
 /// One pass over the memory. All throw c10::Error for tensors that do not fit together.
 void fused_adam(const Lists& lists, const Moments& moments, const Clock& clock, const Adam<0>& numbers,
-                const Amendments& amendments);
+                const Verdict& verdict);
 /// Without buffers there is no momentum. Without a count (`clock.updates` undefined) buffers have begun, be it with 0.
 void fused_sgd(const Lists& lists, at::TensorList buffers, const Clock& clock, const Sgd<1>& numbers,
-               const Amendments& amendments);
+               const Verdict& verdict);
 void fused_lion(const Lists& lists, at::TensorList averages, const at::Tensor& lr, const Lion& numbers,
-                const Amendments& amendments);
+                const Verdict& verdict);
 
 /// Has the device count `number` (int64, one element) on and write it, then whether the update was skipped, into
 /// `outcomes`: {number, 1 or 0}, int64 on the host, pinned for CUDA. Nothing is copied.
