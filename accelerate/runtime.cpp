@@ -120,7 +120,19 @@ Runtime::Runtime(Plan plan, LogSink sink)
   require_same_plan(group_, plan_.fields);
 }
 
+/// What devices have decided is written into the optimizers, which others may look at from now on.
+void Runtime::resolve_updates() noexcept {
+  for (const auto& weak : prepared_.optimizers) {
+    try {
+      if (const auto optimizer = weak.lock()) optimizer->resolve();
+    } catch (...) {
+      if (!kept_error_) kept_error_ = std::current_exception();
+    }
+  }
+}
+
 void Runtime::close() noexcept {
+  resolve_updates();
   sync_->close();
   for (const auto& weak : released_) {
     if (const auto sync = weak.lock()) sync->close();
@@ -166,6 +178,7 @@ void Runtime::release() {
   sync_->require_open("free_memory");
   throw_kept_error();
   require_no_open_join("free_memory");
+  resolve_updates();
   auto next = std::make_shared<SyncSchedule>(sync_->rule(), active_loaders_);
   sync_->close(SyncSchedule::End::kReleased);
   for (const auto& model : prepared_.models) model->end();

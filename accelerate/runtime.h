@@ -61,6 +61,7 @@ class Runtime {
   void close() noexcept;
 
  private:
+  void resolve_updates() noexcept;
   /// Throws UsageError from `verb` where processes without data wait for announced exchanges.
   void require_no_open_join(const char* verb) const;
 

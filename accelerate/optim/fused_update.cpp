@@ -41,18 +41,22 @@ bool FusedUpdate::takes_everything() const {
       if (!can_be_updated(parameter) || !fits_beside(parameter, gradient) || !takes_state(group, parameter))
         return false;
       // Blocks of one launch do not wait for each other: one that is listed twice would be stepped by both at once.
-      if (on_device(parameter) && !seen.insert(parameter.unsafeGetTensorImpl()).second) return false;
+      // The same of a gradient, which is multiplied.
+      if (!on_device(parameter)) continue;
+      for (const at::Tensor& one : {parameter, gradient}) {
+        if (!seen.insert(one.unsafeGetTensorImpl()).second) return false;
+      }
     }
   }
   return true;
 }
 
-bool FusedUpdate::takes_verdict() const {
+bool FusedUpdate::takes_verdict(c10::Device device) const {
   bool some = false;
   for (const auto& group : optimizer_.param_groups()) {
     for (const at::Tensor& parameter : group.params()) {
       if (!parameter.grad().defined()) continue;
-      if (!on_device(parameter)) return false;
+      if (!on_device(parameter) || parameter.device() != device) return false;
       some = true;
     }
   }

@@ -20,7 +20,7 @@ class FusedUpdate : public Update {
  public:
   FusedUpdate(torch::optim::Optimizer& optimizer, Counters counters) : optimizer_(optimizer), counters_(counters) {}
   void step() final { step_if({}); }
-  bool takes_verdict() const final;
+  bool takes_verdict(c10::Device device) const final;
   void step_if(const Verdict& verdict) final;
   void take_back() final;
   void upload_rates() final { rates_.upload(optimizer_); }

@@ -52,7 +52,7 @@ void Update::step_if(const Verdict&) {
                     .what = "The update cannot be left out by the device",
                     .got = "a verdict for the update `" + std::string(name()) + "`",
                     .expected = "an update that takes one",
-                    .remedy = "Ask takes_verdict() first"});
+                    .remedy = "Ask takes_verdict(device) first"});
 }
 
 std::unique_ptr<Update> make_update(torch::optim::Optimizer& optimizer, Counters counters) {

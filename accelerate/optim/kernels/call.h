@@ -21,4 +21,15 @@ struct Call {
   const float* skip;      ///< not 0: only gradients change
 };
 
+/// A look at gradients, of which nothing changes.
+struct NormCall {
+  Number number;              ///< of every gradient; of the norm float32, float64 for float64
+  int64_t tensors;            ///< how many
+  const int64_t* sizes;       ///< elements of each
+  void* const* arrays;        ///< one of each
+  const float* factor;        ///< of the gradients before their norm is taken
+  void* norm;                 ///< one number
+  float* found;               ///< one number, 0 before: becomes 1 if an element is not finite
+};
+
 }  // namespace accelerate::internal::kernels

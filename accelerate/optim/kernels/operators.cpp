@@ -8,6 +8,8 @@
 #include <chrono>
 #include <string>
 #include <thread>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "accelerate/core/error.h"
@@ -90,6 +92,16 @@ class Arrays {
   bool empty() const { return sizes_.empty(); }
   c10::Device device() const { return device_; }
 
+  NormCall norm_call(const OptionalTensor& factor, const at::Tensor& norm, const at::Tensor& found) const {
+    return {.number = number_of(dtype_),
+            .tensors = static_cast<int64_t>(sizes_.size()),
+            .sizes = sizes_.data(),
+            .arrays = arrays_.data(),
+            .factor = number_in<float>(factor, device_, "grad_factor"),
+            .norm = norm.mutable_data_ptr(),
+            .found = found.mutable_data_ptr<float>()};
+  }
+
   Call call(const OptionalTensor& updates, const at::Tensor& lr, const OptionalTensor& factor,
             const OptionalTensor& skip) const {
     TORCH_CHECK(lr.defined(), "accelerate: an update without a learning rate");
@@ -166,6 +178,16 @@ void lion_operator(at::TensorList parameters, at::TensorList gradients, at::Tens
   kernels_of(arrays.device()).lion({beta1, beta2, weight_decay}, arrays.call({}, lr, factor, skip), arrays.device());
 }
 
+std::tuple<at::Tensor, at::Tensor> norm_operator(at::TensorList gradients, const OptionalTensor& factor) {
+  const Arrays arrays({gradients});
+  TORCH_CHECK(!arrays.empty(), "accelerate: the norm of no gradients");
+  const auto on = at::TensorOptions(arrays.device());
+  const at::Tensor norm = at::empty({}, on.dtype(gradients.front().scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
+  const at::Tensor found = at::zeros({1}, on.dtype(at::kFloat));
+  kernels_of(arrays.device()).norm(arrays.norm_call(factor, norm, found), arrays.device());
+  return {norm, found};
+}
+
 void publish_operator(const at::Tensor& number, const at::Tensor& outcomes, const OptionalTensor& skip) {
   const c10::Device device = number.device();
   TORCH_CHECK(outcomes.is_cpu() && outcomes.scalar_type() == at::kLong && outcomes.numel() == 2 &&
@@ -209,6 +231,7 @@ class Library {
            "(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor lr, float beta1, float beta2, "
            "float weight_decay, Tensor? grad_factor, Tensor? found_inf) -> ()",
            lion_operator);
+    define("gradient_norm", "(Tensor[] grads, Tensor? grad_factor) -> (Tensor norm, Tensor found_inf)", norm_operator);
     define("publish_update_", "(Tensor(a!) number, Tensor(b!) outcomes, Tensor? found_inf) -> ()", publish_operator);
     define("await_update", "(Tensor number, Tensor outcomes, int update) -> bool", await_operator);
   }
@@ -268,6 +291,12 @@ void fused_lion(const Lists& lists, at::TensorList averages, const at::Tensor& l
   static const auto found = find<decltype(lion_operator)>("accelerate::fused_lion_");
   found.call(lists.parameters, lists.gradients, averages, lr, numbers.beta1, numbers.beta2, numbers.weight_decay,
              given(verdict.factor), given(verdict.skip));
+}
+
+Norm gradient_norm(at::TensorList gradients, const at::Tensor& factor) {
+  static const auto known = find<decltype(norm_operator)>("accelerate::gradient_norm");
+  auto [norm, found] = known.call(gradients, given(factor));
+  return {std::move(norm), std::move(found)};
 }
 
 void publish_update(const at::Tensor& number, const at::Tensor& outcomes, const OptionalTensor& skip) {

@@ -43,6 +43,13 @@ void fused_sgd(const Lists& lists, at::TensorList buffers, const Clock& clock, c
 void fused_lion(const Lists& lists, at::TensorList averages, const at::Tensor& lr, const Lion& numbers,
                 const Verdict& verdict);
 
+struct Norm {
+  at::Tensor norm;   ///< 0-d, the 2-norm over all, of the gradients times `factor`; float32, float64 for float64
+  at::Tensor found;  ///< float32, [1]: 1 if a gradient is not finite, else 0
+};
+/// One pass over gradients of one device and dtype, at least one, dense; nothing is written. `factor` as in `Verdict`.
+Norm gradient_norm(at::TensorList gradients, const at::Tensor& factor = {});
+
 /// Has the device count `number` (int64, one element) on and write it, then whether the update was skipped, into
 /// `outcomes`: {number, 1 or 0}, int64 on the host, pinned for CUDA. Nothing is copied.
 void publish_update(const at::Tensor& number, const at::Tensor& outcomes, const std::optional<at::Tensor>& skip);

@@ -1,44 +1,10 @@
 // Updates of many tensors at once on CUDA. LibTorch's own kernels take a step count per tensor, a learning rate in
-// float32 and chunks of 65,536 elements, which leave a GPU idle with a small model.
-#include <c10/util/BFloat16.h>
-#include <c10/util/Half.h>
-
-#include <algorithm>
-
-#include "accelerate/optim/kernels/cuda.h"
+// float32 and chunks of 65,536 elements, which leave
+// most of a GPU idle with a small model.
+#include "accelerate/optim/kernels/table.cuh"
 
 namespace accelerate::internal::kernels {
 namespace {
-
-constexpr int kThreads = 256;
-constexpr int64_t kSmallestChunk = 1024;  ///< elements of one block: a multiple of every vector
-constexpr int64_t kLargestChunk = 65536;
-constexpr int kTensors = 96;  ///< of one launch, whose arguments are less than 6 KiB
-
-/// The tensors of one launch; block b works on one chunk of the tensor t with first_block[t] <= b < first_block[t + 1].
-template <int kArrays>
-struct Table {
-  void* arrays[kTensors][kArrays];
-  int64_t sizes[kTensors];
-  int first_block[kTensors + 1];
-  int tensors = 0;
-  int64_t chunk;
-};
-
-template <class T>
-struct Wide {
-  using type = float;
-};
-template <>
-struct Wide<double> {
-  using type = double;
-};
-
-template <class T>
-struct alignas(16) Vector {
-  static constexpr int kSize = 16 / sizeof(T);
-  T values[kSize];
-};
 
 template <class Rule>
 __global__ void count_on(Rule rule, Call call) {
@@ -94,19 +60,13 @@ __global__ void __launch_bounds__(kThreads) update(const __grid_constant__ Table
   const Worker<T, Rule> work{rule.template with<Real>(*call.lr, progress),
                              scales ? static_cast<Real>(*call.factor) : Real(1), scales, skips};
 
-  const int block = static_cast<int>(blockIdx.x);
-  int tensor = 0, end = table.tensors;
-  while (end - tensor > 1) {
-    const int middle = (tensor + end) / 2;
-    (block < table.first_block[middle] ? end : tensor) = middle;
-  }
-  const int64_t begin = (block - table.first_block[tensor]) * table.chunk;
-  const int size = static_cast<int>(min(table.chunk, table.sizes[tensor] - begin));
+  const Place place = place_of(table, static_cast<int>(blockIdx.x));
+  const int size = place.size;
   T* x[kArrays];
   bool aligned = true;
 #pragma unroll
   for (int a = 0; a < kArrays; ++a) {
-    x[a] = static_cast<T*>(table.arrays[tensor][a]) + begin;
+    x[a] = static_cast<T*>(table.arrays[place.tensor][a]) + place.begin;
     aligned = aligned && reinterpret_cast<uintptr_t>(x[a]) % sizeof(Vector<T>) == 0;
   }
   const int vectors = aligned ? size / kVector : 0;
@@ -128,44 +88,13 @@ __global__ void __launch_bounds__(kThreads) update(const __grid_constant__ Table
   for (int i = vectors * kVector + static_cast<int>(threadIdx.x); i < size; i += kThreads) work(x, i);
 }
 
-/// Enough blocks for every multiprocessor, as long as a chunk is worth one.
-cudaError_t choose_chunk(const Call& call, int64_t& chunk) {
-  int device = 0, multiprocessors = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) {
-    error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  }
-  if (error != cudaSuccess) return error;
-  int64_t elements = 0;
-  for (int64_t t = 0; t < call.tensors; ++t) elements += call.sizes[t];
-  const int64_t share = elements / (int64_t{multiprocessors} * (2048 / kThreads));
-  chunk = std::clamp(share / kSmallestChunk * kSmallestChunk, kSmallestChunk, kLargestChunk);
-  return cudaSuccess;
-}
-
 template <class T, class Rule>
 cudaError_t update_all(const Rule& rule, const Call& call, cudaStream_t stream) {
-  constexpr int kArrays = Rule::kArrays;
-  Table<kArrays> table;
-  if (const cudaError_t error = choose_chunk(call, table.chunk); error != cudaSuccess) return error;
-  table.first_block[0] = 0;
-  const auto launch = [&]() -> cudaError_t {
-    if (table.tensors == 0) return cudaSuccess;
+  Blocks blocks;
+  if (const cudaError_t error = blocks_on_cuda(call.sizes, call.tensors, blocks); error != cudaSuccess) return error;
+  return launch_over<Rule::kArrays>(call.sizes, call.arrays, call.tensors, blocks.chunk, [&](const auto& table, int) {
     update<T, Rule><<<table.first_block[table.tensors], kThreads, 0, stream>>>(table, rule, call);
-    table.tensors = 0;
-    return cudaGetLastError();
-  };
-  for (int64_t t = 0; t < call.tensors; ++t) {
-    if (call.sizes[t] == 0) continue;
-    const int n = table.tensors++;
-    for (int a = 0; a < kArrays; ++a) table.arrays[n][a] = call.arrays[t * kArrays + a];
-    table.sizes[n] = call.sizes[t];
-    const int64_t chunks = (call.sizes[t] + table.chunk - 1) / table.chunk;
-    table.first_block[n + 1] = table.first_block[n] + static_cast<int>(chunks);
-    if (table.tensors < kTensors) continue;
-    if (const cudaError_t error = launch(); error != cudaSuccess) return error;
-  }
-  return launch();
+  });
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <c10/util/Half.h>
 
 #include <atomic>
+#include <cmath>
 #include <type_traits>
 
 #include "accelerate/optim/kernels/device.h"
@@ -58,6 +59,36 @@ void update(const Rule& rule, const Call& call, c10::Device) {
   }
 }
 
+template <class T>
+void norm_of(const NormCall& call) {
+  using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
+  const Real factor = call.factor != nullptr ? static_cast<Real>(*call.factor) : Real(1);
+  double sum = 0;
+  bool finite = true;
+  for (int64_t t = 0; t < call.tensors; ++t) {
+    for (int64_t i = 0; i < call.sizes[t]; ++i) {
+      const auto value = static_cast<Real>(static_cast<const T*>(call.arrays[t])[i]);
+      finite = finite && value - value == 0;
+      sum += static_cast<double>(value * factor) * static_cast<double>(value * factor);
+    }
+  }
+  *static_cast<Real*>(call.norm) = static_cast<Real>(std::sqrt(sum));
+  if (!finite) *call.found = 1;
+}
+
+void norm(const NormCall& call, c10::Device) {
+  switch (call.number) {
+    case Number::kFloat:
+      return norm_of<float>(call);
+    case Number::kDouble:
+      return norm_of<double>(call);
+    case Number::kHalf:
+      return norm_of<c10::Half>(call);
+    case Number::kBFloat16:
+      return norm_of<c10::BFloat16>(call);
+  }
+}
+
 void publish(int64_t* number, int64_t* outcomes, const float* skip, c10::Device) {
   outcomes[1] = skip != nullptr && *skip != 0 ? 1 : 0;
   std::atomic_ref(outcomes[0]).store(++*number, std::memory_order_release);
@@ -65,6 +96,6 @@ void publish(int64_t* number, int64_t* outcomes, const float* skip, c10::Device)
 
 }  // namespace
 
-DeviceKernels kernels_cpu() { return {c10::kCPU, update, update, update, update, update, publish, [](c10::Device) { return true; }}; }
+DeviceKernels kernels_cpu() { return {c10::kCPU, update, update, update, update, update, norm, publish, [](c10::Device) { return true; }}; }
 
 }  // namespace accelerate::internal::kernels
