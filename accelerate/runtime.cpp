@@ -123,7 +123,19 @@ Runtime::Runtime(Plan plan, LogSink sink)
   follow_windows();
 }
 
+/// What devices have decided is written into the optimizers, which others may look at from now on.
+void Runtime::resolve_updates() noexcept {
+  for (const auto& weak : prepared_.optimizers) {
+    try {
+      if (const auto optimizer = weak.lock()) optimizer->resolve();
+    } catch (...) {
+      if (!kept_error_) kept_error_ = std::current_exception();
+    }
+  }
+}
+
 void Runtime::close() noexcept {
+  resolve_updates();
   sync_->close();
   sync_->on_leave({});
   try {
@@ -177,6 +189,7 @@ void Runtime::release() {
   sync_->require_open("free_memory");
   throw_kept_error();
   require_no_open_join("free_memory");
+  resolve_updates();
   auto next = std::make_shared<SyncSchedule>(sync_->rule(), active_loaders_);
   if (steps_) steps_->close();
   sync_->close(SyncSchedule::End::kReleased);

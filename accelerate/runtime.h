@@ -70,6 +70,7 @@ class Runtime final : private Passes {
   void repeated(const PassOptions& options) override;
   std::shared_ptr<StepRecorder> make_recorder();
   void follow_windows();
+  void resolve_updates() noexcept;
   /// Throws UsageError from `verb` where processes without data wait for announced exchanges.
   void require_no_open_join(const char* verb) const;
 

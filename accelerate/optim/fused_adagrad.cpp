@@ -22,10 +22,12 @@ struct Lists {
 
 class FusedAdagrad final : public FusedUpdate {
  public:
-  using FusedUpdate::FusedUpdate;
+  explicit FusedAdagrad(torch::optim::Optimizer& optimizer) : FusedUpdate(optimizer, Counters::kWithParameters) {}
   std::string_view name() const override { return "fused adagrad"; }
 
  private:
+  bool has_operator() const override { return false; }
+
   /// LibTorch's Adagrad makes its state when it is built, and fails at parameters added later.
   void start_state() override {
     for (auto& group : optimizer_.param_groups()) {
@@ -45,11 +47,11 @@ class FusedAdagrad final : public FusedUpdate {
     return fits_beside(parameter, state_of(parameter).sum());
   }
 
-  void step_group(torch::optim::OptimizerParamGroup& group) override {
-    const auto& options = static_cast<const Options&>(group.options());
+  void step_group(const Group& group) override {
+    const auto& options = static_cast<const Options&>(group.options.options());
     // One call a kind of tensor and step count, as for Adam: a rate that decays depends on the count.
     std::map<std::pair<int64_t, Kind>, Lists> calls;
-    for (const at::Tensor& parameter : group.params()) {
+    for (const at::Tensor& parameter : group.options.params()) {
       if (!parameter.grad().defined()) continue;
       State& state = state_of(parameter);
       state.step(state.step() + 1);  // now, since a parameter may be listed twice

@@ -1,4 +1,4 @@
-// Adam and AdamW through LibTorch's fused kernels, on the stock optimizer's own state tensors and step counts.
+// Adam and AdamW through fused kernels, on the stock optimizer's own state tensors and step counts.
 #include <ATen/ATen.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/adamw.h>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "accelerate/optim/fused_update.h"
+#include "accelerate/optim/kernels/operators.h"
 
 namespace accelerate::internal {
 namespace {
@@ -16,11 +17,13 @@ struct AdamW {
   using Options = torch::optim::AdamWOptions;
   using State = torch::optim::AdamWParamState;
   static constexpr std::string_view kName = "fused adamw";
+  static constexpr auto kDecay = kernels::Decay::kDecoupled;
 };
 struct Adam {
   using Options = torch::optim::AdamOptions;
   using State = torch::optim::AdamParamState;
   static constexpr std::string_view kName = "fused adam";
+  static constexpr auto kDecay = kernels::Decay::kGradient;
 };
 
 /// The kernels' scalars, named: their order (lr, beta1, beta2, weight_decay, eps) is easily swapped.
@@ -63,10 +66,11 @@ class FusedAdam final : public FusedUpdate {
            (!amsgrad || fits_beside(parameter, state.max_exp_avg_sq()));
   }
 
-  void step_group(torch::optim::OptimizerParamGroup& group) override {
-    const auto& options = static_cast<const Options&>(group.options());
+  void step_group(const Group& group) override {
+    const auto& options = static_cast<const Options&>(group.options.options());
     const auto [beta1, beta2] = options.betas();
     const Scalars scalars{options.lr(), beta1, beta2, options.weight_decay(), options.eps(), options.amsgrad()};
+    if (group.index == 0) stepped_.clear();
     // One call a kind of tensor and step count. Usually there is one; a parameter whose gradient was missing at times
     // has a count of its own.
     struct Call {
@@ -74,7 +78,7 @@ class FusedAdam final : public FusedUpdate {
       std::vector<State*> states;
     };
     std::map<std::pair<int64_t, Kind>, Call> calls;
-    for (const at::Tensor& parameter : group.params()) {
+    for (const at::Tensor& parameter : group.options.params()) {
       if (!parameter.grad().defined()) continue;
       State& state = state_of(parameter, scalars.amsgrad);
       state.step(state.step() + 1);  // now, since a parameter may be listed twice
@@ -88,11 +92,15 @@ class FusedAdam final : public FusedUpdate {
     }
     while (!calls.empty()) {
       auto& [key, call] = *calls.begin();
-      // On a GPU this is one small kernel with the count as its argument: nothing is copied from the host.
-      const auto on = call.lists.parameters.front().options().dtype(at::kFloat);
       try {
-        call.lists.steps.assign(call.lists.parameters.size(), at::scalar_tensor(static_cast<double>(key.first), on));
-        run(Which{}, call.lists, scalars);
+        if (on_device(call.lists.parameters.front())) {
+          run_on_device(group, call.lists, scalars, key.first);
+        } else {
+          // A small kernel with the count as its argument: nothing is copied.
+          const auto on = call.lists.parameters.front().options().dtype(at::kFloat);
+          call.lists.steps.assign(call.lists.parameters.size(), at::scalar_tensor(static_cast<double>(key.first), on));
+          run(Which{}, call.lists, scalars);
+        }
       } catch (...) {
         // What was refused has stepped nothing.
         for (auto& [left, refused] : calls) {
@@ -102,6 +110,29 @@ class FusedAdam final : public FusedUpdate {
       }
       calls.erase(calls.begin());
     }
+  }
+
+  /// The update that makes the count `count`.
+  void run_on_device(const Group& group, const Lists& lists, const Scalars& s, int64_t count) {
+    const c10::Device device = lists.parameters.front().device();
+    const at::Tensor updates = counts().of(count - 1, device);
+    kernels::fused_adam({lists.parameters, lists.gradients}, {lists.exp_avgs, lists.exp_avg_sqs, lists.max_exp_avg_sqs},
+                        {updates, rate_of(group, device)}, {s.beta1, s.beta2, s.weight_decay, s.eps, Which::kDecay},
+                        verdict());
+    counts().counted_on(updates);
+    if (!verdict().skip.defined()) return;
+    for (const at::Tensor& parameter : lists.parameters) stepped_.emplace_back(parameter.unsafeGetTensorImpl(), count);
+  }
+
+  /// Of state that has been replaced since, nothing is taken.
+  void uncount() override {
+    for (const auto& [parameter, count] : stepped_) {
+      const auto found = optimizer_.state().find(parameter);
+      if (found == optimizer_.state().end()) continue;
+      auto& state = static_cast<State&>(*found->second);
+      if (state.step() == count) state.step(count - 1);
+    }
+    stepped_.clear();
   }
 
   State& state_of(const at::Tensor& parameter, bool amsgrad) {
@@ -119,15 +150,17 @@ class FusedAdam final : public FusedUpdate {
     }
     return state;
   }
+
+  std::vector<std::pair<void*, int64_t>> stepped_;  ///< by the last step, if the device may skip it, and their counts
 };
 
 }  // namespace
 
-std::unique_ptr<Update> make_fused_adamw(torch::optim::Optimizer& optimizer) {
-  return std::make_unique<FusedAdam<AdamW>>(optimizer);
+std::unique_ptr<Update> make_fused_adamw(torch::optim::Optimizer& optimizer, Counters counters) {
+  return std::make_unique<FusedAdam<AdamW>>(optimizer, counters);
 }
-std::unique_ptr<Update> make_fused_adam(torch::optim::Optimizer& optimizer) {
-  return std::make_unique<FusedAdam<Adam>>(optimizer);
+std::unique_ptr<Update> make_fused_adam(torch::optim::Optimizer& optimizer, Counters counters) {
+  return std::make_unique<FusedAdam<Adam>>(optimizer, counters);
 }
 
 }  // namespace accelerate::internal

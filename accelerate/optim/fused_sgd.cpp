@@ -1,4 +1,4 @@
-// SGD through LibTorch's fused kernel, on the stock optimizer's own momentum buffers.
+// SGD through fused kernels, on the stock optimizer's own momentum buffers.
 #include <ATen/ATen.h>
 #include <torch/optim/sgd.h>
 
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "accelerate/optim/fused_update.h"
+#include "accelerate/optim/kernels/operators.h"
 
 namespace accelerate::internal {
 namespace {
@@ -26,19 +27,23 @@ class FusedSgd final : public FusedUpdate {
   std::string_view name() const override { return "fused sgd"; }
 
  private:
+  /// LibTorch 2.11 updates vectors of 16 bits with gradients of other elements.
+  bool library_is_wrong(at::ScalarType dtype) const override { return dtype == at::kBFloat16 || dtype == at::kHalf; }
+
   bool takes_state(const torch::optim::OptimizerParamGroup&, const at::Tensor& parameter) const override {
     const State* state = find_state(parameter);
     return state == nullptr || fits_beside(parameter, state->momentum_buffer());
   }
 
-  void step_group(torch::optim::OptimizerParamGroup& group) override {
-    const auto& options = static_cast<const Options&>(group.options());
+  void step_group(const Group& group) override {
+    const auto& options = static_cast<const Options&>(group.options.options());
+    if (group.index == 0) started_.clear();
     const bool momentum = options.momentum() != 0;
     // The first step of a parameter sets its buffer to the gradient, undamped; later ones blend. First ones go first,
     // since a parameter may be listed twice.
     std::map<std::pair<bool, Kind>, Lists> calls;
     std::unordered_map<const void*, at::Tensor> started;
-    for (const at::Tensor& parameter : group.params()) {
+    for (const at::Tensor& parameter : group.options.params()) {
       if (!parameter.grad().defined()) continue;
       at::Tensor buffer;
       bool later = true;
@@ -60,12 +65,49 @@ class FusedSgd final : public FusedUpdate {
     }
     for (auto& [key, lists] : calls) {
       const bool first = !key.first;
+      if (on_device(lists.parameters.front())) {
+        run_on_device(group, lists, first);
+        continue;
+      }
       at::_fused_sgd_(lists.parameters, lists.gradients, lists.momentum_buffers, options.weight_decay(),
                       options.momentum(), options.lr(), options.dampening(), options.nesterov(), /*maximize=*/false,
                       /*is_first_step=*/first);
       // After the kernel: a buffer that it did not fill must not be found by the next step.
       if (first) keep_buffers(lists);
     }
+  }
+
+  void run_on_device(const Group& group, const Lists& lists, bool first) {
+    const auto& options = static_cast<const Options&>(group.options.options());
+    const c10::Device device = lists.parameters.front().device();
+    if (first) {
+      for (const at::Tensor& buffer : lists.momentum_buffers) at::Tensor(buffer).zero_();
+    }
+    // Buffers of zeros are as good as begun ones, unless the first gradient is to be damped.
+    kernels::Clock clock{.updates = {}, .lr = rate_of(group, device)};
+    if (options.momentum() != 0 && options.dampening() != 0) {
+      clock.updates = first ? at::zeros({}, at::TensorOptions(at::kLong).device(device)) : counts().of(1, device);
+    }
+    kernels::fused_sgd({lists.parameters, lists.gradients}, lists.momentum_buffers, clock,
+                       {options.momentum(), options.dampening(), options.weight_decay(),
+                        options.nesterov() ? kernels::Momentum::kNesterov : kernels::Momentum::kPlain},
+                       verdict());
+    if (!first) return;
+    keep_buffers(lists);
+    if (!verdict().skip.defined()) return;
+    for (size_t i = 0; i < lists.parameters.size(); ++i) {
+      started_.emplace_back(lists.parameters[i].unsafeGetTensorImpl(), lists.momentum_buffers[i]);
+    }
+  }
+
+  /// What has not begun is not there. Of state that has been replaced since, nothing is taken.
+  void uncount() override {
+    for (const auto& [parameter, buffer] : started_) {
+      const auto found = optimizer_.state().find(parameter);
+      if (found == optimizer_.state().end()) continue;
+      if (static_cast<const State&>(*found->second).momentum_buffer().is_same(buffer)) optimizer_.state().erase(found);
+    }
+    started_.clear();
   }
 
   const State* find_state(const at::Tensor& parameter) const {
@@ -83,12 +125,14 @@ class FusedSgd final : public FusedUpdate {
       optimizer_.state()[lists.parameters[i].unsafeGetTensorImpl()] = std::move(state);
     }
   }
+
+  std::vector<std::pair<void*, at::Tensor>> started_;  ///< buffers of the last step, if the device may skip it
 };
 
 }  // namespace
 
-std::unique_ptr<Update> make_fused_sgd(torch::optim::Optimizer& optimizer) {
-  return std::make_unique<FusedSgd>(optimizer);
+std::unique_ptr<Update> make_fused_sgd(torch::optim::Optimizer& optimizer, Counters counters) {
+  return std::make_unique<FusedSgd>(optimizer, counters);
 }
 
 }  // namespace accelerate::internal

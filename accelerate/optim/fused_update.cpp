@@ -1,12 +1,16 @@
 #include "accelerate/optim/fused_update.h"
 
+#include <ATen/core/grad_mode.h>
 #include <torch/optim/optimizer.h>
+
+#include <unordered_set>
 
 namespace accelerate::internal {
 namespace {
 
-/// The stride of a dimension of size 1 is never used, and autograd does not keep it equal.
+/// The stride of a dimension of size 1, or of no element, is never used, and autograd does not keep it equal.
 bool same_strides(const at::Tensor& a, const at::Tensor& b) {
+  if (a.numel() == 0) return true;
   for (int64_t i = 0; i < a.dim(); ++i) {
     if (a.size(i) != 1 && a.stride(i) != b.stride(i)) return false;
   }
@@ -29,31 +33,70 @@ bool FusedUpdate::fits_beside(const at::Tensor& parameter, const at::Tensor& oth
 }
 
 bool FusedUpdate::takes_everything() const {
+  std::unordered_set<const void*> seen;
   for (const auto& group : optimizer_.param_groups()) {
     for (const at::Tensor& parameter : group.params()) {
       const at::Tensor& gradient = parameter.grad();
       if (!gradient.defined()) continue;
       if (!can_be_updated(parameter) || !fits_beside(parameter, gradient) || !takes_state(group, parameter))
         return false;
+      // Blocks of one launch do not wait for each other: one that is listed twice would be stepped by both at once.
+      // The same of a gradient, which is multiplied.
+      if (!on_device(parameter)) continue;
+      for (const at::Tensor& one : {parameter, gradient}) {
+        if (!seen.insert(one.unsafeGetTensorImpl()).second) return false;
+      }
     }
   }
   return true;
 }
 
-void FusedUpdate::step() {
+bool FusedUpdate::takes_verdict(c10::Device device) const {
+  bool some = false;
+  for (const auto& group : optimizer_.param_groups()) {
+    for (const at::Tensor& parameter : group.params()) {
+      if (!parameter.grad().defined()) continue;
+      if (!on_device(parameter) || parameter.device() != device) return false;
+      some = true;
+    }
+  }
+  return some && takes_everything();
+}
+
+const at::Tensor& FusedUpdate::rate_of(const Group& group, c10::Device device) {
+  return rates_.of(group.index, group.options.options().get_lr(), device);
+}
+
+void FusedUpdate::step_if(const Verdict& verdict) {
   const at::NoGradGuard no_grad;
+  counts_.begin_update();
   start_state();
   if (!takes_everything()) {
+    if (verdict.factor.defined() || verdict.skip.defined()) Update::step_if(verdict);
     optimizer_.step();
     return;
   }
-  for (auto& group : optimizer_.param_groups()) {
-    step_group(group);
-    // The kernels leave the versions alone, and autograd would walk a graph over the old weights with the new ones.
-    for (const at::Tensor& parameter : group.params()) {
-      if (parameter.grad().defined()) parameter.unsafeGetTensorImpl()->bump_version();
+  verdict_ = verdict;
+  try {
+    for (size_t i = 0; i < optimizer_.param_groups().size(); ++i) {
+      auto& group = optimizer_.param_groups()[i];
+      step_group({group, i});
+      // The kernels leave the versions alone, and autograd would walk a graph over the old weights with the new ones.
+      for (const at::Tensor& parameter : group.params()) {
+        if (parameter.grad().defined()) parameter.unsafeGetTensorImpl()->bump_version();
+      }
     }
+  } catch (...) {
+    counts_.reset();
+    verdict_ = {};
+    throw;
   }
+  verdict_ = {};
+}
+
+void FusedUpdate::take_back() {
+  counts_.take_back();
+  uncount();
 }
 
 }  // namespace accelerate::internal

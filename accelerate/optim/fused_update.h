@@ -2,8 +2,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstddef>
 #include <tuple>
 
+#include "accelerate/optim/device_counters.h"
 #include "accelerate/optim/update.h"
 
 namespace torch::optim {
@@ -12,35 +14,64 @@ class OptimizerParamGroup;
 
 namespace accelerate::internal {
 
-/// A step through LibTorch's fused kernels. They walk raw memory and check nothing, so every tensor is looked at first:
-/// a step is either fused for all parameters or the optimizer's own.
+/// A step through fused kernels: LibTorch's on the CPU, ours where counts and rates are on the device. They walk raw
+/// memory, so every tensor is looked at first: a step is either fused for all parameters or the optimizer's own.
 class FusedUpdate : public Update {
  public:
-  explicit FusedUpdate(torch::optim::Optimizer& optimizer) : optimizer_(optimizer) {}
-  void step() final;
+  FusedUpdate(torch::optim::Optimizer& optimizer, Counters counters) : optimizer_(optimizer), counters_(counters) {}
+  void step() final { step_if({}); }
+  bool takes_verdict(c10::Device device) const final;
+  void step_if(const Verdict& verdict) final;
+  void take_back() final;
+  void upload_rates() final { rates_.upload(optimizer_); }
+  bool rates_are_uploaded() const final { return rates_.are_those_of(optimizer_); }
 
  protected:
-  /// Makes state that the optimizer itself makes before its first step and nowhere else.
-  virtual void start_state() {}
-  /// Whether the kernel takes the state that `parameter` has, if it has some.
-  virtual bool takes_state(const torch::optim::OptimizerParamGroup& group, const at::Tensor& parameter) const = 0;
-  /// Updates the group's parameters that have a gradient.
-  virtual void step_group(torch::optim::OptimizerParamGroup& group) = 0;
-
-  /// True when the kernels read `other` (a gradient or state) beside `parameter` correctly: a short one would be read
-  /// out of bounds, other strides would mix up elements silently.
-  static bool fits_beside(const at::Tensor& parameter, const at::Tensor& other);
-
   /// Device and dtype, which all tensors of one kernel call share.
   using Kind = std::tuple<c10::DeviceType, c10::DeviceIndex, at::ScalarType>;
   static Kind kind_of(const at::Tensor& parameter) {
     return {parameter.device().type(), parameter.device().index(), parameter.scalar_type()};
   }
+  struct Group {
+    torch::optim::OptimizerParamGroup& options;
+    size_t index;
+  };
+
+  /// Whether there is an operator that reads rates and counts on the device.
+  virtual bool has_operator() const { return true; }
+  /// Whether LibTorch's kernel for the CPU computes something else.
+  virtual bool library_is_wrong(at::ScalarType) const { return false; }
+  /// Makes state that the optimizer itself makes before its first step and nowhere else.
+  virtual void start_state() {}
+  /// Whether the kernel takes the state that `parameter` has, if it has some.
+  virtual bool takes_state(const torch::optim::OptimizerParamGroup& group, const at::Tensor& parameter) const = 0;
+  /// Updates the group's parameters that have a gradient, as `verdict()` says.
+  virtual void step_group(const Group& group) = 0;
+  /// The host's part of `take_back`.
+  virtual void uncount() {}
+
+  /// True when the kernels read `other` (a gradient or state) beside `parameter` correctly: a short one would be read
+  /// out of bounds, other strides would mix up elements silently.
+  static bool fits_beside(const at::Tensor& parameter, const at::Tensor& other);
+
+  /// Whether what this parameter's kernel reads of rates and counts is on its device.
+  bool on_device(const at::Tensor& parameter) const {
+    return has_operator() &&
+           (parameter.is_cuda() || counters_ == Counters::kOnDevice || library_is_wrong(parameter.scalar_type()));
+  }
+  const at::Tensor& rate_of(const Group& group, c10::Device device);
+  DeviceCounts& counts() { return counts_; }
+  const Verdict& verdict() const { return verdict_; }
 
   torch::optim::Optimizer& optimizer_;
 
  private:
   bool takes_everything() const;
+
+  Counters counters_;
+  DeviceRates rates_;
+  DeviceCounts counts_;
+  Verdict verdict_;
 };
 
 }  // namespace accelerate::internal

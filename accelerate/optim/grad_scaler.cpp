@@ -34,7 +34,7 @@ GradScaler::GradScaler(GradScalerKwargs options, c10::Device device) : options_(
 }
 
 GradScaler::Numbers GradScaler::settled() const {
-  if (!found_.defined()) return numbers_;
+  if (!unsettled_) return numbers_;
   Numbers next{.scale = numbers_.scale.clone(), .growth_tracker = numbers_.growth_tracker.clone()};
   at::_amp_update_scale_(next.scale, next.growth_tracker, found_, options_.growth_factor, options_.backoff_factor,
                          options_.growth_interval);
@@ -44,15 +44,19 @@ GradScaler::Numbers GradScaler::settled() const {
 double GradScaler::get_scale() const { return settled().scale.item<double>(); }
 int64_t GradScaler::get_growth_tracker() const { return settled().growth_tracker.item<int64_t>(); }
 
+/// In place: the tensors stay what they are, for whoever recorded a step that uses them.
 void GradScaler::settle() {
-  if (!found_.defined()) return;
-  const Numbers next = settled();
-  found_.reset();
-  const at::Tensor before = std::exchange(numbers_, next).scale;
+  if (!std::exchange(unsettled_, false)) return;
+  std::vector<std::shared_ptr<internal::ScaledGradients>> scaled;
   for (const auto& weak : members_) {
-    const auto member = weak.lock();
-    if (member && member->unit_ == internal::ScaledGradients::Unit::kScaled) member->rescale(next.scale / before);
+    auto member = weak.lock();
+    if (member && member->unit_ == internal::ScaledGradients::Unit::kScaled) scaled.push_back(std::move(member));
   }
+  const at::Tensor before = scaled.empty() ? at::Tensor() : numbers_.scale.clone();
+  at::_amp_update_scale_(numbers_.scale, numbers_.growth_tracker, found_, options_.growth_factor,
+                         options_.backoff_factor, options_.growth_interval);
+  found_.zero_();
+  for (const auto& member : scaled) member->rescale(numbers_.scale / before);
 }
 
 at::Tensor GradScaler::scale(const at::Tensor& loss) {
@@ -76,7 +80,7 @@ void GradScaler::save(StateWriter& writer) const {
 }
 
 void GradScaler::load(StateReader& reader) {
-  found_.reset();
+  if (std::exchange(unsettled_, false)) found_.zero_();
   reader.read({.name = "scale", .global_shape = {}, .held = {.begin = 0, .end = 1}, .local = numbers_.scale});
   reader.read({.name = "_growth_tracker",
                .global_shape = {},

@@ -66,7 +66,8 @@ class GradScaler final : public Stateful {
 
   GradScalerKwargs options_;
   Numbers numbers_;
-  at::Tensor found_;  ///< [1], float32: 1 if an update since the last pass was not finite; undefined: there was none
+  at::Tensor found_;        ///< [1], float32: 1 if an update since the last pass was not finite
+  bool unsettled_ = false;  ///< there was one
   std::vector<std::weak_ptr<internal::ScaledGradients>> members_;
   std::shared_ptr<void> parted_ = std::make_shared<char>();
 };

@@ -3,17 +3,19 @@
 #include <ATen/ATen.h>
 #include <torch/optim/optimizer.h>
 
+#include <exception>
 #include <string>
 #include <unordered_set>
 
 #include "accelerate/core/error.h"
 #include "accelerate/optim/scaled_gradients.h"
 #include "accelerate/optim/update.h"
+#include "accelerate/optim/update_outcomes.h"
 
 namespace accelerate {
 
 std::vector<torch::optim::OptimizerParamGroup>& Optimizer::param_groups() const {
-  return used().inner().param_groups();
+  return looked_at().inner().param_groups();
 }
 
 namespace internal {
@@ -72,18 +74,79 @@ StepResult OptimizerCore::step(const std::function<at::Tensor()>& closure) {
     if (hooks_.stepped) hooks_.stepped(*this);
     return *last_step_;
   }
-  at::Tensor loss;
-  const bool applied = !scaled_ || scaled_->admits_update();
-  if (closure) {
-    loss = update_->step_with([&] { return losses(closure); });
-  } else if (applied) {
-    update_->step();
-  }
+  resolve();
+  prepare_step();
+  last_step_ = last_due_ = update(closure);
+  if (!last_step_->known()) unresolved_ = Unresolved{.result = *last_step_};
   if (hooks_.gradients_spent) hooks_.gradients_spent();
-  last_step_ = StepResult(applied ? StepResult::Outcome::kApplied : StepResult::Outcome::kSkipped, std::move(loss));
-  skipped_ = last_step_->skipped();
   if (hooks_.stepped) hooks_.stepped(*this);
   return *last_step_;
+}
+
+StepResult OptimizerCore::update(const std::function<at::Tensor()>& closure) {
+  using Outcome = StepResult::Outcome;
+  if (closure) return StepResult(Outcome::kApplied, update_->step_with([&] { return losses(closure); }));
+  if (!scaled_ || !scaled_->has_scale()) {
+    update_->step();
+    return StepResult(Outcome::kApplied);
+  }
+  if (!update_->takes_verdict(scaled_->device())) {
+    if (!scaled_->admits_update()) return StepResult(Outcome::kSkipped);
+    update_->step();
+    return StepResult(Outcome::kApplied);
+  }
+  const Verdict verdict = scaled_->verdict();
+  update_->step_if(verdict);
+  if (!verdict.skip.defined()) return StepResult(Outcome::kApplied);
+  scaled_->updated(verdict);
+  if (!outcomes_) outcomes_ = std::make_unique<UpdateOutcomes>(scaled_->device());
+  StepResult result(outcomes_->publish(verdict.skip));
+  // Where it is known at once, so is what the host has to take back.
+  if (result.known() && result.skipped()) update_->take_back();
+  return result;
+}
+
+void OptimizerCore::prepare_step() { update_->upload_rates(); }
+
+bool OptimizerCore::rates_are_uploaded() const {
+  return (!unresolved_ || unresolved_->followers.empty()) && update_->rates_are_uploaded();
+}
+
+void OptimizerCore::resolve() {
+  if (!unresolved_) return;
+  const bool skipped = unresolved_->result.skipped();
+  const std::vector<std::function<void(bool)>> followers = std::move(unresolved_->followers);
+  unresolved_.reset();
+  if (skipped) update_->take_back();
+  std::exception_ptr first;
+  for (const auto& follow : followers) {
+    try {
+      follow(skipped);
+    } catch (...) {
+      if (!first) first = std::current_exception();
+    }
+  }
+  if (first) std::rethrow_exception(first);
+}
+
+void OptimizerCore::when_resolved(std::function<void(bool skipped)> follow) {
+  if (unresolved_ && unresolved_->result.known()) resolve();
+  if (unresolved_) {
+    unresolved_->followers.push_back(std::move(follow));
+  } else {
+    follow(last_step_ && last_step_->skipped());
+  }
+}
+
+void OptimizerCore::record(const StepResult& result) {
+  resolve();
+  last_step_ = result;
+  if (!result.known()) unresolved_ = Unresolved{.result = result};
+}
+
+void OptimizerCore::keep_counters(Counters counters) {
+  resolve();
+  update_ = make_update(*inner_, counters);
 }
 
 at::Tensor OptimizerCore::losses(const std::function<at::Tensor()>& closure) const {
@@ -127,6 +190,7 @@ void OptimizerCore::unscale_gradients() {
 
 void OptimizerCore::add_param_group(const torch::optim::OptimizerParamGroup& group) {
   sync_->require_open("optimizer.add_param_group");
+  resolve();
   std::unordered_set<const void*> known;
   for (const auto& present : inner_->param_groups()) {
     for (const at::Tensor& parameter : present.params()) known.insert(parameter.unsafeGetTensorImpl());
@@ -146,6 +210,7 @@ void OptimizerCore::add_param_group(const torch::optim::OptimizerParamGroup& gro
 
 void OptimizerCore::set_mode(OptimizerMode mode) {
   sync_->require_open(mode == OptimizerMode::kTrain ? "optimizer.train" : "optimizer.eval");
+  resolve();
   if (set_mode_ != nullptr) set_mode_(*inner_, mode);
 }
 

@@ -31,6 +31,8 @@ namespace internal {
 class OptimizerCore;
 class ScaledGradients;
 class Update;
+class UpdateOutcomes;
+enum class Counters;
 
 /// What a prepared optimizer asks of the models whose parameters it has, and of the ranks. An empty one is left out.
 struct OptimizerHooks {
@@ -61,6 +63,21 @@ class OptimizerCore {
   void set_mode(OptimizerMode mode);
   /// Divides the gradients by the loss scale unless that has been done; nothing without one.
   void unscale_gradients();
+
+  /// Before a step, and before what records its operators: brings the host's learning rates to the device if they have
+  /// changed. Waits for nothing.
+  void prepare_step();
+  /// Whether the device has the rates of the next update: never where the host passes them with each, and not as long
+  /// as a schedule waits to learn whether the last one was skipped.
+  bool rates_are_uploaded() const;
+  /// Waits until it is known whether the last update was skipped; the host's counts of updates and the schedules follow
+  /// it then. Whoever looks at the optimizer's state or rates calls it before.
+  void resolve();
+  /// Calls `follow` with whether the last step was skipped: now if that is known, else in `resolve()`.
+  void when_resolved(std::function<void(bool skipped)> follow);
+  /// For parameters on the CPU, which have their rates and counts on the host otherwise.
+  void keep_counters(Counters counters);
+
   torch::optim::Optimizer& inner() const { return *inner_; }
   const SyncSchedule& sync() const { return *sync_; }
   /// Whether this was built for `optimizer`. An address alone does not say so: a borrowed optimizer may be gone and
@@ -77,13 +94,14 @@ class OptimizerCore {
   /// Empty before the first call of `step()`.
   const std::optional<StepResult>& last_step() const { return last_step_; }
   /// For who decides outside whether the last step was one: schedulers follow it.
-  void record(StepResult result) { last_step_ = result; }
+  void record(const StepResult& result);
   /// Whether the last step that was due was left out.
-  bool step_was_skipped() const { return skipped_; }
+  bool step_was_skipped() const { return last_due_ && last_due_->skipped(); }
   std::string_view update_name() const;
 
  private:
   at::Tensor losses(const std::function<at::Tensor()>& closure) const;
+  StepResult update(const std::function<at::Tensor()>& closure);
   std::shared_ptr<torch::optim::Optimizer> inner_;
   std::shared_ptr<SyncSchedule> sync_;
   OptimizerHooks hooks_;
@@ -91,9 +109,16 @@ class OptimizerCore {
   std::unique_ptr<Update> update_;
   std::shared_ptr<ScaledGradients> scaled_;  ///< null: losses are not scaled
   std::type_index type_;                     ///< of *inner_, when this was built
+  std::unique_ptr<UpdateOutcomes> outcomes_;  ///< null: the device has decided about no update
   std::optional<StepResult> last_step_;
+  std::optional<StepResult> last_due_;
+  /// Until the outcome of the last update is known.
+  struct Unresolved {
+    StepResult result;
+    std::vector<std::function<void(bool skipped)>> followers = {};
+  };
+  std::optional<Unresolved> unresolved_;
   int64_t last_window_ = 0;
-  bool skipped_ = false;
   std::vector<double> base_rates_;
 };
 
@@ -144,12 +169,16 @@ class Optimizer {
 
   /// The stock optimizer, for what takes one: `torch::optim::StepLR(optimizer, 10)`.
   /// There is no `->`: `optimizer->step()` would pass by accumulation, a letter away from `optimizer.step()`.
-  operator torch::optim::Optimizer&() const { return used().inner(); }  // NOLINT: converting is the purpose
+  operator torch::optim::Optimizer&() const { return looked_at().inner(); }  // NOLINT: converting is the purpose
 
   const std::shared_ptr<internal::OptimizerCore>& core() const { return core_; }
 
  private:
   internal::OptimizerCore& used() const { return *internal::held(core_, "optimizer"); }
+  internal::OptimizerCore& looked_at() const {
+    used().resolve();
+    return used();
+  }
   std::shared_ptr<internal::OptimizerCore> core_;
 };
 

@@ -7,6 +7,7 @@
 
 #include "accelerate/core/error.h"
 #include "accelerate/optim/gradients.h"
+#include "accelerate/optim/kernels/operators.h"
 
 namespace accelerate::internal {
 
@@ -33,10 +34,7 @@ std::vector<Gradients> ScaledGradients::gradients() const {
   return kinds;
 }
 
-void ScaledGradients::unscale() {
-  if (!scaler_->is_enabled() || unit_ == Unit::kTrue) return;
-  const at::NoGradGuard no_grad;
-  std::vector<Gradients> kinds = gradients();
+void ScaledGradients::require_room(const std::vector<Gradients>& kinds) {
   for (const Gradients& kind : kinds) {
     if (kind.front().scalar_type() != at::kHalf) continue;
     throw UsageError({.place = "unscale_gradients",
@@ -45,7 +43,18 @@ void ScaledGradients::unscale() {
                       .expected = "parameters of float32, which autocast converts",
                       .remedy = "Leave out model->to(torch::kHalf): the precision converts what it needs"});
   }
-  at::Tensor inverse = scaler_->numbers_.scale.to(at::kDouble).reciprocal().to(at::kFloat);
+}
+
+at::Tensor ScaledGradients::inverse_scale() const {
+  return scaler_->numbers_.scale.to(at::kDouble).reciprocal().to(at::kFloat);
+}
+
+void ScaledGradients::unscale() {
+  if (!scaler_->is_enabled() || unit_ == Unit::kTrue) return;
+  const at::NoGradGuard no_grad;
+  std::vector<Gradients> kinds = gradients();
+  require_room(kinds);
+  at::Tensor inverse = inverse_scale();
   if (std::exchange(unit_, Unit::kTrue) == Unit::kNothing) inverse = at::ones_like(inverse);  // only looked at
   for (Gradients& kind : kinds) {
     const c10::Device device = kind.front().device();
@@ -56,14 +65,40 @@ void ScaledGradients::unscale() {
   }
 }
 
+void ScaledGradients::count(const at::Tensor& found) {
+  at::Tensor& all = scaler_->found_;
+  if (!all.defined()) all = at::zeros_like(found);
+  at::maximum_out(all, all, found);
+  scaler_->unsettled_ = true;
+}
+
 bool ScaledGradients::admits_update() {
   if (!scaler_->is_enabled()) return true;
   unscale();
   if (!found_.defined()) return true;  // no gradient: nothing to apply either
   const at::Tensor found = std::exchange(found_, at::Tensor());
-  at::Tensor& all = scaler_->found_;
-  all = all.defined() ? at::maximum(all, found) : found;
+  count(found);
   return found.item<double>() == 0;
+}
+
+Verdict ScaledGradients::verdict() {
+  const at::NoGradGuard no_grad;
+  if (unit_ == Unit::kTrue) return {.skip = found_};
+  const std::vector<Gradients> kinds = gradients();
+  require_room(kinds);
+  Verdict verdict;
+  if (unit_ == Unit::kScaled) verdict.factor = inverse_scale();
+  for (const Gradients& kind : kinds) {
+    const at::Tensor found = kernels::gradient_norm(kind).found.to(scaler_->numbers_.scale.device());
+    verdict.skip = verdict.skip.defined() ? at::maximum(verdict.skip, found) : found;
+  }
+  return verdict;
+}
+
+void ScaledGradients::updated(const Verdict& verdict) {
+  unit_ = Unit::kTrue;
+  found_.reset();
+  count(verdict.skip);
 }
 
 void ScaledGradients::dropped() {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "accelerate/optim/grad_scaler.h"
+#include "accelerate/optim/update.h"
 
 namespace torch::optim {
 class Optimizer;
@@ -25,8 +26,15 @@ class ScaledGradients {
   /// Divides what carries the scale by it, and notes what is not finite; nothing the second time. Throws UsageError for
   /// float16 gradients, which have no room for the scale.
   void unscale();
+  bool has_scale() const { return scaler_->is_enabled(); }
+  c10::Device device() const { return scaler_->numbers_.scale.device(); }
   /// Counts an update: true if every gradient was finite and it is to be applied. Waits for the device.
   bool admits_update();
+  /// What an update is to do with the gradients as they are, if there are some; on `device()`. Without `skip` they were
+  /// looked at by an update before. Waits for nothing. Throws like `unscale()`.
+  Verdict verdict();
+  /// Counts an update that did it.
+  void updated(const Verdict& verdict);
   /// There are none any more.
   void dropped();
 
@@ -37,6 +45,9 @@ class ScaledGradients {
   std::vector<std::vector<at::Tensor>> gradients() const;
   void carry(const at::Tensor& scale);
   void rescale(const at::Tensor& factor);
+  static void require_room(const std::vector<std::vector<at::Tensor>>& kinds);
+  at::Tensor inverse_scale() const;
+  void count(const at::Tensor& found);
 
   std::shared_ptr<GradScaler> scaler_;
   torch::optim::Optimizer& optimizer_;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <sstream>
 #include <string>
+#include <utility>
 
 #include "accelerate/core/error.h"
 
@@ -62,7 +63,7 @@ void Scheduler::step(const at::Tensor& metric) const {
 }
 
 SchedulerState Scheduler::state_dict() const {
-  const internal::SchedulerCore& core = *internal::held(core_, "scheduler");
+  const internal::SchedulerCore& core = looked_at();
   if (binding_ && binding_->sum && core.waiting.counted) {
     throw UsageError({.place = "scheduler.state_dict",
                       .what = "What each process has seen has not been added up yet",
@@ -164,15 +165,32 @@ void Scheduler::take(const Call& call) const {
     waiting.counted |= amount.counted;
     return;
   }
-  const auto& last = binding_->optimizer->last_step();
-  const bool skipped = last && last->skipped();
-  if (!skipped) {
-    advance({.own = waiting.own + amount.own,
-             .all = waiting.all + amount.all,
-             .counted = waiting.counted || amount.counted},
-            call);
-  }
-  waiting = {};
+  const internal::SchedulerCore::Waiting before = std::exchange(waiting, {});
+  const internal::SchedulerCore::Waiting total{.own = before.own + amount.own,
+                                               .all = before.all + amount.all,
+                                               .counted = before.counted || amount.counted};
+  // What several processes do together they do at one place of the program.
+  const bool together = (binding_->sum && total.counted) || (binding_->compare && call.metric);
+  if (together) binding_->optimizer->resolve();
+  binding_->optimizer->when_resolved([scheduler = *this, before, total, call](bool skipped) {
+    if (skipped) return;
+    try {
+      scheduler.advance(total, call);
+    } catch (...) {
+      // The step was none: what waited for it waits on.
+      internal::SchedulerCore::Waiting& waiting = scheduler.core_->waiting;
+      waiting.own += before.own;
+      waiting.all += before.all;
+      waiting.counted |= before.counted;
+      throw;
+    }
+  });
+}
+
+internal::SchedulerCore& Scheduler::looked_at() const {
+  internal::SchedulerCore& core = *internal::held(core_, "scheduler");
+  if (binding_) binding_->optimizer->resolve();
+  return core;
 }
 
 }  // namespace accelerate

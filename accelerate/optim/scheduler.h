@@ -36,7 +36,8 @@ struct SchedulerBinding {
 
 /// Sets an optimizer's learning rates from a Schedule, or lowers them when a metric stops improving. Not prepared,
 /// `step()` always counts; prepared, it counts on a micro-step that synchronises unless the optimizer's last step was
-/// skipped, or always with `step_scheduler_with_optimizer = false`. For how much an update counts, the unit of the
+/// skipped, or always with `step_scheduler_with_optimizer = false`. Where only the device knows whether it was, the step
+/// counts when the host learns of it: before the next update, or when rates are asked for. For how much an update counts, the unit of the
 /// schedule says. A handle, copies share everything. Source: `torch.optim.lr_scheduler.LRScheduler` in
 /// `accelerate.scheduler.AcceleratedScheduler`.
 class Scheduler {
@@ -64,15 +65,15 @@ class Scheduler {
   void step(Seen seen) const { take({.seen = seen.count}); }
 
   /// The rate of each parameter group.
-  std::vector<double> get_last_lr() const { return internal::held(core_, "scheduler")->last_lr(); }
+  std::vector<double> get_last_lr() const { return looked_at().last_lr(); }
   /// Scheduler steps taken. Source: `last_epoch`.
-  int64_t last_epoch() const { return internal::held(core_, "scheduler")->steps(); }
+  int64_t last_epoch() const { return looked_at().steps(); }
 
   /// Enough to go on from here in another run: a schedule's rates depend on the step alone. Throws UsageError in the
   /// middle of a window whose counts (`Seen`) several processes still have to add up.
   SchedulerState state_dict() const;
   /// Sets the optimizer's rates, too. Throws UsageError for a state of other groups or another kind of scheduler.
-  void load_state_dict(const SchedulerState& state) const { internal::held(core_, "scheduler")->load(state); }
+  void load_state_dict(const SchedulerState& state) const { looked_at().load(state); }
 
   const std::shared_ptr<internal::SchedulerCore>& core() const { return core_; }
   bool is_prepared() const { return binding_.has_value(); }
@@ -82,6 +83,8 @@ class Scheduler {
     std::optional<double> metric = {};
     std::optional<int64_t> seen = {};
   };
+  /// After the steps that wait for the outcome of an update.
+  internal::SchedulerCore& looked_at() const;
   void take(const Call& call) const;
   void check(const Call& call) const;
   internal::SchedulerCore::Waiting amount(const Call& call) const;

@@ -6,6 +6,7 @@
 #include <torch/optim/lbfgs.h>
 #include <torch/optim/sgd.h>
 
+#include <string>
 #include <typeinfo>
 
 #include "accelerate/core/error.h"
@@ -46,11 +47,19 @@ at::Tensor Update::step_with(const LossClosure& closure) {
   return loss;
 }
 
-std::unique_ptr<Update> make_update(torch::optim::Optimizer& optimizer) {
+void Update::step_if(const Verdict&) {
+  throw UsageError({.place = "optimizer.step",
+                    .what = "The update cannot be left out by the device",
+                    .got = "a verdict for the update `" + std::string(name()) + "`",
+                    .expected = "an update that takes one",
+                    .remedy = "Ask takes_verdict(device) first"});
+}
+
+std::unique_ptr<Update> make_update(torch::optim::Optimizer& optimizer, Counters counters) {
   const std::type_info& type = typeid(optimizer);
-  if (type == typeid(torch::optim::AdamW)) return make_fused_adamw(optimizer);
-  if (type == typeid(torch::optim::Adam)) return make_fused_adam(optimizer);
-  if (type == typeid(torch::optim::SGD)) return make_fused_sgd(optimizer);
+  if (type == typeid(torch::optim::AdamW)) return make_fused_adamw(optimizer, counters);
+  if (type == typeid(torch::optim::Adam)) return make_fused_adam(optimizer, counters);
+  if (type == typeid(torch::optim::SGD)) return make_fused_sgd(optimizer, counters);
   if (type == typeid(torch::optim::Adagrad)) return make_fused_adagrad(optimizer);
   if (dynamic_cast<torch::optim::LBFGS*>(&optimizer) != nullptr) return std::make_unique<ClosureUpdate>(optimizer);
   return std::make_unique<StockUpdate>(optimizer);

@@ -15,6 +15,12 @@ namespace accelerate::internal {
 /// Computes the gradients anew and returns the loss.
 using LossClosure = std::function<at::Tensor()>;
 
+/// What an update does to gradients, and whether it takes place; both known to the device alone.
+struct Verdict {
+  at::Tensor factor = {};  ///< float32, one element: gradients are multiplied by it, and written; undefined: 1
+  at::Tensor skip = {};    ///< float32, one element: not 0 leaves out all but that; undefined: 0
+};
+
 /// How the parameters of one `torch::optim` optimizer are updated from their gradients. State lives in the optimizer,
 /// in its own types, so that a stock `step()`, a save or a look at it in between sees the truth.
 class Update {
@@ -25,15 +31,33 @@ class Update {
   virtual at::Tensor step_with(const LossClosure& closure);
   /// "stock", "fused adamw", ...
   virtual std::string_view name() const = 0;
+
+  /// Whether the next step can be left out by the device, which has all parameters: it then is the same call of the same
+  /// operators every time.
+  virtual bool takes_verdict(c10::Device) const { return false; }
+  /// A step as the device decides. The host counts it as applied. Throws UsageError where not `takes_verdict()`.
+  virtual void step_if(const Verdict& verdict);
+  /// The device has skipped the last `step_if`: what the host has counted is taken back.
+  virtual void take_back() {}
+  /// Brings the host's learning rates to the device if they have changed. Waits for nothing.
+  virtual void upload_rates() {}
+  /// Whether the device has the host's learning rates: never where they are passed with each step.
+  virtual bool rates_are_uploaded() const { return false; }
+};
+
+/// Where learning rates and counts of updates are kept for the kernels.
+enum class Counters {
+  kWithParameters,  ///< on the device of CUDA parameters; on the host for others
+  kOnDevice,        ///< on the parameters' device, be it the CPU
 };
 
 /// Fused for exactly `AdamW`, `Adam`, `SGD` and `Adagrad` (a subclass may have changed the arithmetic), else the stock
 /// step. `LBFGS` throws UsageError for a step without a closure. The optimizer is borrowed.
-std::unique_ptr<Update> make_update(torch::optim::Optimizer& optimizer);
+std::unique_ptr<Update> make_update(torch::optim::Optimizer& optimizer, Counters counters = Counters::kWithParameters);
 
-std::unique_ptr<Update> make_fused_adamw(torch::optim::Optimizer& optimizer);
-std::unique_ptr<Update> make_fused_adam(torch::optim::Optimizer& optimizer);
-std::unique_ptr<Update> make_fused_sgd(torch::optim::Optimizer& optimizer);
+std::unique_ptr<Update> make_fused_adamw(torch::optim::Optimizer& optimizer, Counters counters);
+std::unique_ptr<Update> make_fused_adam(torch::optim::Optimizer& optimizer, Counters counters);
+std::unique_ptr<Update> make_fused_sgd(torch::optim::Optimizer& optimizer, Counters counters);
 std::unique_ptr<Update> make_fused_adagrad(torch::optim::Optimizer& optimizer);
 
 }  // namespace accelerate::internal

@@ -4,6 +4,7 @@
 #include <limits>
 #include <map>
 
+#include "accelerate/optim/update.h"
 #include "tests/unit/training.h"
 
 namespace {
@@ -12,6 +13,7 @@ using accelerate::Accelerator;
 using accelerate::ConfigError;
 using accelerate::GradScalerKwargs;
 using accelerate::UsageError;
+using accelerate::internal::Counters;
 using training::copy_of;
 using training::distance;
 using training::equal;
@@ -85,10 +87,16 @@ TEST_F(Scaling, EveryClipSeesTrueGradients) {
   optimizer.step();
 }
 
-TEST_F(Scaling, AnUpdateThatIsNotFiniteIsLeftOutAndTheScheduleWaits) {
+/// The host decides about an update, or the device does.
+class ScalingWhoeverDecides : public Scaling, public testing::WithParamInterface<Counters> {};
+INSTANTIATE_TEST_SUITE_P(Counters, ScalingWhoeverDecides,
+                         testing::Values(Counters::kWithParameters, Counters::kOnDevice));
+
+TEST_P(ScalingWhoeverDecides, AnUpdateThatIsNotFiniteIsLeftOutAndTheScheduleWaits) {
   Accelerator accelerator = scaled({.init_scale = kScale, .growth_interval = 1});
   auto [model, optimizer, scheduler] =
       accelerator.prepare(net, torch::optim::AdamW(net->parameters(), 0.1), accelerate::linear({.total_steps = 10}));
+  optimizer.core()->keep_counters(GetParam());
   const auto update = [&, &model = model, &optimizer = optimizer, &scheduler = scheduler](double bad) {
     accelerator.backward(mse(model(batch.x), batch.y));
     if (bad != 0) net->out->bias.mutable_grad()[1] = bad;
@@ -121,11 +129,14 @@ RC_GTEST_PROP(ScalingOfSeveralOptimizers, ChangesNothingWhateverTheOrderOfVerbs,
   const auto verbs = *rc::gen::container<std::vector<int>>(*rc::gen::inRange<size_t>(1, 30), rc::gen::inRange(0, 8));
   const bool to_none = *rc::gen::arbitrary<bool>();
   const int64_t interval = *rc::gen::inRange<int64_t>(1, 4);
+  const auto counters = *rc::gen::element(Counters::kWithParameters, Counters::kOnDevice);
   const auto run = [&](Accelerator accelerator) {
     Mlp first_net(1), second_net(2);
     auto [first, second, of_first, of_second] = accelerator.prepare(
         first_net, second_net, torch::optim::SGD(first_net->parameters(), torch::optim::SGDOptions(0.05).momentum(0.9)),
         torch::optim::SGD(second_net->parameters(), 0.05));
+    of_first.core()->keep_counters(counters);
+    of_second.core()->keep_counters(counters);
     const auto [x, y] = make_batch(4, 9);
     const auto has_gradients = [](const Mlp& net) { return net->out->bias.grad().defined(); };
     for (const int verb : verbs) {
@@ -155,13 +166,15 @@ RC_GTEST_PROP(ScalingOfSeveralOptimizers, ChangesNothingWhateverTheOrderOfVerbs,
 }
 
 /// In the original the first step changes the scale before the second one.
-TEST_F(Scaling, IsUpdatedOnceHoweverManyOptimizersStep) {
+TEST_P(ScalingWhoeverDecides, IsUpdatedOnceHoweverManyOptimizersStep) {
   Accelerator accelerator = scaled({.init_scale = kScale, .growth_interval = 1});
   Mlp other(2);
   auto [model, second, of_model, of_second] = accelerator.prepare(net, other, torch::optim::SGD(net->parameters(), 0.1),
                                                                   torch::optim::SGD(other->parameters(), 0.1));
   accelerator.backward(mse(model(batch.x), batch.y) + mse(second(batch.x), batch.y));
   net->out->bias.mutable_grad()[0] = kInfinity;
+  of_model.core()->keep_counters(GetParam());
+  of_second.core()->keep_counters(GetParam());
   EXPECT_TRUE(of_model.step().skipped());
   EXPECT_TRUE(of_second.step().applied()) << "its own gradients are finite";
   EXPECT_EQ(accelerator.scaler()->get_scale(), kScale / 2) << "once, and not grown again by the second";

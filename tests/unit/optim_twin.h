@@ -43,8 +43,10 @@ class Side {
 
 class Twin {
  public:
-  explicit Twin(const MakeOptimizer& make, at::ScalarType dtype = torch::kFloat)
-      : ours(make, dtype), stock(make, dtype), update(accelerate::internal::make_update(ours.optimizer())) {}
+  using Counters = accelerate::internal::Counters;
+  explicit Twin(const MakeOptimizer& make, at::ScalarType dtype = torch::kFloat,
+                Counters counters = Counters::kWithParameters)
+      : ours(make, dtype), stock(make, dtype), update(accelerate::internal::make_update(ours.optimizer(), counters)) {}
 
   void step(int64_t step) {
     ours.set_gradients(step);

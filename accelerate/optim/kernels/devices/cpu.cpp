@@ -1,0 +1,101 @@
+// Updates on the CPU: what the kernels for CUDA are compared with.
+#include <ATen/Parallel.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include <atomic>
+#include <cmath>
+#include <type_traits>
+
+#include "accelerate/optim/kernels/device.h"
+
+namespace accelerate::internal::kernels {
+namespace {
+
+constexpr int64_t kGrain = 16384;  ///< elements that pay for a thread
+
+template <class T, class Rule>
+void update_all(const Rule& rule, const Call& call) {
+  using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
+  constexpr int kArrays = Rule::kArrays;
+  const bool skips = call.skip != nullptr && *call.skip != 0;
+  const bool scales = call.factor != nullptr;
+  Progress progress;
+  if (call.updates != nullptr && !skips) progress = rule.progress(static_cast<double>(++*call.updates));
+  const auto element = rule.template with<Real>(*call.lr, progress);
+  const Real factor = scales ? static_cast<Real>(*call.factor) : Real(1);
+  for (int64_t t = 0; t < call.tensors; ++t) {
+    void* const* arrays = call.arrays + t * kArrays;
+    at::parallel_for(0, call.sizes[t], kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        Real x[kArrays];
+        for (int a = 0; a < kArrays; ++a) x[a] = static_cast<Real>(static_cast<const T*>(arrays[a])[i]);
+        if (scales) {
+          const T gradient = static_cast<T>(x[1] * factor);
+          x[1] = static_cast<Real>(gradient);
+          static_cast<T*>(arrays[1])[i] = gradient;
+        }
+        if (skips) continue;
+        element(x);
+        for (int a = 0; a < kArrays; ++a) {
+          if (a != 1) static_cast<T*>(arrays[a])[i] = static_cast<T>(x[a]);
+        }
+      }
+    });
+  }
+}
+
+template <class Rule>
+void update(const Rule& rule, const Call& call, c10::Device) {
+  switch (call.number) {
+    case Number::kFloat:
+      return update_all<float>(rule, call);
+    case Number::kDouble:
+      return update_all<double>(rule, call);
+    case Number::kHalf:
+      return update_all<c10::Half>(rule, call);
+    case Number::kBFloat16:
+      return update_all<c10::BFloat16>(rule, call);
+  }
+}
+
+template <class T>
+void norm_of(const NormCall& call) {
+  using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
+  const Real factor = call.factor != nullptr ? static_cast<Real>(*call.factor) : Real(1);
+  double sum = 0;
+  bool finite = true;
+  for (int64_t t = 0; t < call.tensors; ++t) {
+    for (int64_t i = 0; i < call.sizes[t]; ++i) {
+      const auto value = static_cast<Real>(static_cast<const T*>(call.arrays[t])[i]);
+      finite = finite && value - value == 0;
+      sum += static_cast<double>(value * factor) * static_cast<double>(value * factor);
+    }
+  }
+  *static_cast<Real*>(call.norm) = static_cast<Real>(std::sqrt(sum));
+  if (!finite) *call.found = 1;
+}
+
+void norm(const NormCall& call, c10::Device) {
+  switch (call.number) {
+    case Number::kFloat:
+      return norm_of<float>(call);
+    case Number::kDouble:
+      return norm_of<double>(call);
+    case Number::kHalf:
+      return norm_of<c10::Half>(call);
+    case Number::kBFloat16:
+      return norm_of<c10::BFloat16>(call);
+  }
+}
+
+void publish(int64_t* number, int64_t* outcomes, const float* skip, c10::Device) {
+  outcomes[1] = skip != nullptr && *skip != 0 ? 1 : 0;
+  std::atomic_ref(outcomes[0]).store(++*number, std::memory_order_release);
+}
+
+}  // namespace
+
+DeviceKernels kernels_cpu() { return {c10::kCPU, update, update, update, update, update, norm, publish, [](c10::Device) { return true; }}; }
+
+}  // namespace accelerate::internal::kernels

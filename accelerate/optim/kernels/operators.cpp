@@ -1,0 +1,318 @@
+#include "accelerate/optim/kernels/operators.h"
+
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <string>
+#include <thread>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "accelerate/core/error.h"
+#include "accelerate/optim/kernels/device.h"
+
+namespace accelerate::internal::kernels {
+namespace {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+const DeviceKernels& kernels_of(c10::Device device) {
+  static const std::vector<DeviceKernels> all = builtin_devices();
+  for (const DeviceKernels& kernels : all) {
+    if (kernels.type == device.type()) return kernels;
+  }
+  TORCH_CHECK(false, "accelerate: no kernels that update parameters on ", device);
+}
+
+Number number_of(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kFloat:
+      return Number::kFloat;
+    case at::kDouble:
+      return Number::kDouble;
+    case at::kHalf:
+      return Number::kHalf;
+    case at::kBFloat16:
+      return Number::kBFloat16;
+    default:
+      TORCH_CHECK(false, "accelerate: parameters of ", dtype, " cannot be updated; float, double, half, bfloat16 can");
+  }
+}
+
+/// The memory of one element of `tensor`, which is on `device`; null where there is none.
+template <class T>
+T* number_in(const OptionalTensor& tensor, c10::Device device, const char* name) {
+  if (!tensor || !tensor->defined()) return nullptr;
+  TORCH_CHECK(tensor->numel() == 1 && tensor->scalar_type() == c10::CppTypeToScalarType<T>::value &&
+                  tensor->device() == device,
+              "accelerate: ", name, " is ", tensor->scalar_type(), " of ", tensor->numel(), " elements on ",
+              tensor->device(), ", expected one of ", c10::CppTypeToScalarType<T>::value, " on ", device);
+  return tensor->mutable_data_ptr<T>();
+}
+
+bool same_layout(const at::Tensor& a, const at::Tensor& b) {
+  if (a.sizes() != b.sizes()) return false;
+  if (a.numel() == 0) return true;
+  for (int64_t i = 0; i < a.dim(); ++i) {
+    if (a.size(i) != 1 && a.stride(i) != b.stride(i)) return false;  // the stride of one element is never used
+  }
+  return true;
+}
+
+/// Checks the lists and gathers what they point to.
+class Arrays {
+ public:
+  explicit Arrays(at::ArrayRef<at::TensorList> lists) {
+    const at::TensorList parameters = lists.front();
+    for (const at::TensorList& list : lists) {
+      TORCH_CHECK(list.size() == parameters.size(), "accelerate: ", list.size(), " tensors beside ", parameters.size(),
+                  " parameters");
+    }
+    if (parameters.empty()) return;
+    device_ = parameters.front().device();
+    dtype_ = parameters.front().scalar_type();
+    for (size_t t = 0; t < parameters.size(); ++t) {
+      TORCH_CHECK(parameters[t].layout() == at::kStrided && parameters[t].is_non_overlapping_and_dense(),
+                  "accelerate: parameter ", t, " has gaps or overlaps");
+      sizes_.push_back(parameters[t].numel());
+      for (const at::TensorList& list : lists) {
+        TORCH_CHECK(list[t].layout() == at::kStrided && list[t].device() == device_ &&
+                        list[t].scalar_type() == dtype_ && same_layout(parameters[t], list[t]),
+                    "accelerate: a tensor of ", list[t].scalar_type(), ' ', list[t].sizes(), " on ", list[t].device(),
+                    " beside parameter ", t, ", of ", dtype_, ' ', parameters[t].sizes(), " on ", device_);
+        arrays_.push_back(list[t].mutable_data_ptr());
+      }
+    }
+  }
+
+  bool empty() const { return sizes_.empty(); }
+  c10::Device device() const { return device_; }
+
+  NormCall norm_call(const OptionalTensor& factor, const at::Tensor& norm, const at::Tensor& found) const {
+    return {.number = number_of(dtype_),
+            .tensors = static_cast<int64_t>(sizes_.size()),
+            .sizes = sizes_.data(),
+            .arrays = arrays_.data(),
+            .factor = number_in<float>(factor, device_, "grad_factor"),
+            .norm = norm.mutable_data_ptr(),
+            .found = found.mutable_data_ptr<float>()};
+  }
+
+  Call call(const OptionalTensor& updates, const at::Tensor& lr, const OptionalTensor& factor,
+            const OptionalTensor& skip) const {
+    TORCH_CHECK(lr.defined(), "accelerate: an update without a learning rate");
+    return {.number = number_of(dtype_),
+            .tensors = static_cast<int64_t>(sizes_.size()),
+            .sizes = sizes_.data(),
+            .arrays = arrays_.data(),
+            .lr = number_in<double>(lr, device_, "lr"),
+            .updates = number_in<int64_t>(updates, device_, "updates"),
+            .progress = nullptr,
+            .factor = number_in<float>(factor, device_, "grad_factor"),
+            .skip = number_in<float>(skip, device_, "found_inf")};
+  }
+
+ private:
+  c10::Device device_ = c10::kCPU;
+  at::ScalarType dtype_ = at::kFloat;
+  std::vector<int64_t> sizes_;
+  std::vector<void*> arrays_;
+};
+
+void adam(Decay decay, at::TensorList parameters, at::TensorList gradients, at::TensorList first, at::TensorList second,
+          at::TensorList largest, const at::Tensor& updates, const at::Tensor& lr, double beta1, double beta2,
+          double weight_decay, double eps, const OptionalTensor& factor, const OptionalTensor& skip) {
+  TORCH_CHECK(updates.defined(), "accelerate: an update without a count");
+  if (largest.empty()) {
+    const Arrays arrays({parameters, gradients, first, second});
+    if (arrays.empty()) return;
+    kernels_of(arrays.device())
+        .adam({beta1, beta2, weight_decay, eps, decay}, arrays.call(updates, lr, factor, skip), arrays.device());
+  } else {
+    const Arrays arrays({parameters, gradients, first, second, largest});
+    if (arrays.empty()) return;
+    kernels_of(arrays.device())
+        .amsgrad({beta1, beta2, weight_decay, eps, decay}, arrays.call(updates, lr, factor, skip), arrays.device());
+  }
+}
+
+void adam_operator(at::TensorList parameters, at::TensorList gradients, at::TensorList first, at::TensorList second,
+                   at::TensorList largest, const at::Tensor& updates, const at::Tensor& lr, double beta1, double beta2,
+                   double weight_decay, double eps, const OptionalTensor& factor, const OptionalTensor& skip) {
+  adam(Decay::kGradient, parameters, gradients, first, second, largest, updates, lr, beta1, beta2, weight_decay, eps,
+       factor, skip);
+}
+void adamw_operator(at::TensorList parameters, at::TensorList gradients, at::TensorList first, at::TensorList second,
+                    at::TensorList largest, const at::Tensor& updates, const at::Tensor& lr, double beta1, double beta2,
+                    double weight_decay, double eps, const OptionalTensor& factor, const OptionalTensor& skip) {
+  adam(Decay::kDecoupled, parameters, gradients, first, second, largest, updates, lr, beta1, beta2, weight_decay, eps,
+       factor, skip);
+}
+
+void sgd_operator(at::TensorList parameters, at::TensorList gradients, at::TensorList buffers,
+                  const OptionalTensor& updates, const at::Tensor& lr, double momentum, double dampening,
+                  double weight_decay, bool nesterov, const OptionalTensor& factor, const OptionalTensor& skip) {
+  const Momentum kind = nesterov ? Momentum::kNesterov : Momentum::kPlain;
+  if (buffers.empty()) {
+    const Arrays arrays({parameters, gradients});
+    if (arrays.empty()) return;
+    kernels_of(arrays.device())
+        .sgd({momentum, dampening, weight_decay, kind}, arrays.call(updates, lr, factor, skip), arrays.device());
+  } else {
+    const Arrays arrays({parameters, gradients, buffers});
+    if (arrays.empty()) return;
+    kernels_of(arrays.device())
+        .momentum({momentum, dampening, weight_decay, kind}, arrays.call(updates, lr, factor, skip), arrays.device());
+  }
+}
+
+void lion_operator(at::TensorList parameters, at::TensorList gradients, at::TensorList averages, const at::Tensor& lr,
+                   double beta1, double beta2, double weight_decay, const OptionalTensor& factor,
+                   const OptionalTensor& skip) {
+  const Arrays arrays({parameters, gradients, averages});
+  if (arrays.empty()) return;
+  kernels_of(arrays.device()).lion({beta1, beta2, weight_decay}, arrays.call({}, lr, factor, skip), arrays.device());
+}
+
+std::tuple<at::Tensor, at::Tensor> norm_operator(at::TensorList gradients, const OptionalTensor& factor) {
+  const Arrays arrays({gradients});
+  TORCH_CHECK(!arrays.empty(), "accelerate: the norm of no gradients");
+  const auto on = at::TensorOptions(arrays.device());
+  const at::Tensor norm = at::empty({}, on.dtype(gradients.front().scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
+  const at::Tensor found = at::zeros({1}, on.dtype(at::kFloat));
+  kernels_of(arrays.device()).norm(arrays.norm_call(factor, norm, found), arrays.device());
+  return {norm, found};
+}
+
+void publish_operator(const at::Tensor& number, const at::Tensor& outcomes, const OptionalTensor& skip) {
+  const c10::Device device = number.device();
+  TORCH_CHECK(outcomes.is_cpu() && outcomes.scalar_type() == at::kLong && outcomes.numel() == 2 &&
+                  outcomes.is_contiguous() && (device.is_cpu() || outcomes.is_pinned()),
+              "accelerate: outcomes are two numbers of int64 on the host, pinned for a device");
+  kernels_of(device).publish(number_in<int64_t>(number, device, "number"), outcomes.mutable_data_ptr<int64_t>(),
+                             number_in<float>(skip, device, "found_inf"), device);
+}
+
+bool await_operator(const at::Tensor& number, const at::Tensor& outcomes, int64_t update) {
+  using Time = std::chrono::steady_clock;
+  const c10::Device device = number.device();
+  Time::time_point begin = Time::now(), idle_since = Time::time_point::max();
+  while (true) {
+    if (const auto skipped = peek_update(outcomes, update)) return *skipped;
+    const Time::time_point now = Time::now();
+    if (now - begin < std::chrono::microseconds(200)) continue;  // most waits are shorter
+    if (!kernels_of(device).idle(device)) {
+      idle_since = Time::time_point::max();
+    } else if (idle_since == Time::time_point::max()) {
+      idle_since = now;
+    }
+    TORCH_CHECK(idle_since > now - std::chrono::seconds(10), "accelerate: the outcome of update ", update,
+                " does not come: nothing is queued on the current stream of ", device);
+    std::this_thread::sleep_for(std::chrono::microseconds(now - begin < std::chrono::milliseconds(20) ? 20 : 200));
+  }
+}
+
+/// Defined on the first use: a static initialiser of a static library would be dropped where nobody calls it.
+class Library {
+ public:
+  Library() : library_(torch::Library::FRAGMENT, "accelerate", std::nullopt, __FILE__, __LINE__) {
+    define("fused_adam_", kAdam, adam_operator);
+    define("fused_adamw_", kAdam, adamw_operator);
+    define("fused_sgd_",
+           "(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] momentum_buffers, Tensor(d!)? updates, Tensor lr, "
+           "float momentum, float dampening, float weight_decay, bool nesterov, Tensor? grad_factor, "
+           "Tensor? found_inf) -> ()",
+           sgd_operator);
+    define("fused_lion_",
+           "(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor lr, float beta1, float beta2, "
+           "float weight_decay, Tensor? grad_factor, Tensor? found_inf) -> ()",
+           lion_operator);
+    define("gradient_norm", "(Tensor[] grads, Tensor? grad_factor) -> (Tensor norm, Tensor found_inf)", norm_operator);
+    define("publish_update_", "(Tensor(a!) number, Tensor(b!) outcomes, Tensor? found_inf) -> ()", publish_operator);
+    define("await_update", "(Tensor number, Tensor outcomes, int update) -> bool", await_operator);
+  }
+
+ private:
+  static constexpr const char* kAdam =
+      "(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor(d!)[] exp_avg_sqs, "
+      "Tensor(e!)[] max_exp_avg_sqs, Tensor(f!) updates, Tensor lr, float beta1, float beta2, float weight_decay, "
+      "float eps, Tensor? grad_factor, Tensor? found_inf) -> ()";
+
+  template <class Function>
+  void define(const char* name, const std::string& arguments, Function* function) {
+    library_.def((name + arguments).c_str());
+    library_.impl(name, torch::dispatch(c10::DispatchKey::CompositeExplicitAutograd, function));
+    // They are called without a graph, and versions are the caller's to count.
+    for (const auto key : {c10::DispatchKey::AutogradCPU, c10::DispatchKey::AutogradCUDA,
+                           c10::DispatchKey::ADInplaceOrView}) {
+      library_.impl(name, torch::dispatch(key, torch::CppFunction::makeFallthrough()));
+    }
+  }
+
+  torch::Library library_;
+};
+
+void define_all() { static const Library library; }
+
+OptionalTensor given(const at::Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; }
+
+template <class Function>
+c10::TypedOperatorHandle<Function> find(const char* name) {
+  define_all();
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Function>();
+}
+
+}  // namespace
+
+void fused_adam(const Lists& lists, const Moments& moments, const Clock& clock, const Adam<0>& numbers,
+                const Verdict& verdict) {
+  static const auto coupled = find<decltype(adam_operator)>("accelerate::fused_adam_");
+  static const auto decoupled = find<decltype(adamw_operator)>("accelerate::fused_adamw_");
+  (numbers.decay == Decay::kDecoupled ? decoupled : coupled)
+      .call(lists.parameters, lists.gradients, moments.first, moments.second, moments.largest, clock.updates, clock.lr,
+            numbers.beta1, numbers.beta2, numbers.weight_decay, numbers.eps, given(verdict.factor), given(verdict.skip));
+}
+
+void fused_sgd(const Lists& lists, at::TensorList buffers, const Clock& clock, const Sgd<1>& numbers,
+               const Verdict& verdict) {
+  static const auto found = find<decltype(sgd_operator)>("accelerate::fused_sgd_");
+  found.call(lists.parameters, lists.gradients, buffers,
+             given(clock.updates), clock.lr, numbers.momentum,
+             numbers.dampening, numbers.weight_decay, numbers.kind == Momentum::kNesterov, given(verdict.factor),
+             given(verdict.skip));
+}
+
+void fused_lion(const Lists& lists, at::TensorList averages, const at::Tensor& lr, const Lion& numbers,
+                const Verdict& verdict) {
+  static const auto found = find<decltype(lion_operator)>("accelerate::fused_lion_");
+  found.call(lists.parameters, lists.gradients, averages, lr, numbers.beta1, numbers.beta2, numbers.weight_decay,
+             given(verdict.factor), given(verdict.skip));
+}
+
+Norm gradient_norm(at::TensorList gradients, const at::Tensor& factor) {
+  static const auto known = find<decltype(norm_operator)>("accelerate::gradient_norm");
+  auto [norm, found] = known.call(gradients, given(factor));
+  return {std::move(norm), std::move(found)};
+}
+
+void publish_update(const at::Tensor& number, const at::Tensor& outcomes, const OptionalTensor& skip) {
+  static const auto found = find<decltype(publish_operator)>("accelerate::publish_update_");
+  found.call(number, outcomes, skip);
+}
+
+bool await_update(const at::Tensor& number, const at::Tensor& outcomes, int64_t update) {
+  static const auto found = find<decltype(await_operator)>("accelerate::await_update");
+  return found.call(number, outcomes, update);
+}
+
+std::optional<bool> peek_update(const at::Tensor& outcomes, int64_t update) {
+  int64_t* numbers = outcomes.mutable_data_ptr<int64_t>();
+  if (std::atomic_ref(numbers[0]).load(std::memory_order_acquire) < update) return std::nullopt;
+  return numbers[1] != 0;
+}
+
+}  // namespace accelerate::internal::kernels

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+
+#include "accelerate/optim/kernels/element.h"
+#include "accelerate/optim/update.h"
+
+// Operators of this library, known to LibTorch's dispatcher as `accelerate::fused_adamw_` and so on: a profiler shows
+// them, and what records operators sees their tensors. Everything that changes from step to step is in tensors of the
+// parameters' device: a step is the same call every time, and can be captured.
+
+namespace accelerate::internal::kernels {
+
+/// The tensors of one call, element i of each list belonging together: of one device and dtype, dense, of equal sizes
+/// and strides.
+struct Lists {
+  at::TensorList parameters;
+  at::TensorList gradients;
+};
+
+/// `lr`: float64, one element. `updates`: int64, one element; the updates of these parameters so far, counted on.
+struct Clock {
+  at::Tensor updates;
+  at::Tensor lr;
+};
+
+/// State: first moments, second moments and, unless it is empty, the largest second moments (AMSGrad).
+struct Moments {
+  at::TensorList first;
+  at::TensorList second;
+  at::TensorList largest;
+};
+
+/// One pass over the memory. All throw c10::Error for tensors that do not fit together.
+void fused_adam(const Lists& lists, const Moments& moments, const Clock& clock, const Adam<0>& numbers,
+                const Verdict& verdict);
+/// Without buffers there is no momentum. Without a count (`clock.updates` undefined) buffers have begun, be it with 0.
+void fused_sgd(const Lists& lists, at::TensorList buffers, const Clock& clock, const Sgd<1>& numbers,
+               const Verdict& verdict);
+void fused_lion(const Lists& lists, at::TensorList averages, const at::Tensor& lr, const Lion& numbers,
+                const Verdict& verdict);
+
+struct Norm {
+  at::Tensor norm;   ///< 0-d, the 2-norm over all, of the gradients times `factor`; float32, float64 for float64
+  at::Tensor found;  ///< float32, [1]: 1 if a gradient is not finite, else 0
+};
+/// One pass over gradients of one device and dtype, at least one, dense; nothing is written. `factor` as in `Verdict`.
+Norm gradient_norm(at::TensorList gradients, const at::Tensor& factor = {});
+
+/// Has the device count `number` (int64, one element) on and write it, then whether the update was skipped, into
+/// `outcomes`: {number, 1 or 0}, int64 on the host, pinned for CUDA. Nothing is copied.
+void publish_update(const at::Tensor& number, const at::Tensor& outcomes, const std::optional<at::Tensor>& skip);
+/// Waits until `outcomes` is that of update `update`; true if it was skipped. An operator, so that what records
+/// operators and holds them back learns that the host wants to know. Throws c10::Error after an error of the device,
+/// and 10 s after it has nothing more to do.
+bool await_update(const at::Tensor& number, const at::Tensor& outcomes, int64_t update);
+/// The same without waiting; nothing: not known yet.
+std::optional<bool> peek_update(const at::Tensor& outcomes, int64_t update);
+
+}  // namespace accelerate::internal::kernels
