@@ -43,12 +43,12 @@ def drawn(make, device, seed):
     return net
 
 
-def split_heads(x, heads):
-    return x.view(x.size(0), x.size(1), heads, -1).transpose(1, 2)
+def split_heads(rows, samples, heads):
+    return rows.view(samples, -1, heads, rows.size(1) // heads).transpose(1, 2)
 
 
 def join_heads(x):
-    return x.transpose(1, 2).flatten(2)
+    return x.transpose(1, 2).flatten(0, 1).flatten(1)
 
 
 class Gpt2Block(nn.Module):
@@ -60,8 +60,8 @@ class Gpt2Block(nn.Module):
         self.ln_2 = nn.LayerNorm(width)
         self.fc, self.out = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x):
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(self.ln_1(x)).chunk(3, dim=-1))
+    def forward(self, x, samples):
+        q, k, v = (split_heads(part, samples, self.heads) for part in self.qkv(self.ln_1(x)).chunk(3, dim=-1))
         x = x + self.proj(join_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
         return x + self.out(F.gelu(self.fc(self.ln_2(x)), approximate="tanh"))
 
@@ -74,11 +74,11 @@ class Gpt2(nn.Module):
         self.ln_f = nn.LayerNorm(width)
 
     def forward(self, tokens, labels):
-        x = self.wte(tokens) + self.wpe.weight[: tokens.size(1)]
+        x = (self.wte(tokens) + self.wpe.weight[: tokens.size(1)]).flatten(0, 1)
         for block in self.h:
-            x = block(x)
+            x = block(x, tokens.size(0))
         logits = F.linear(self.ln_f(x), self.wte.weight)
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return F.cross_entropy(logits, labels.flatten())
 
 
 class BertLayer(nn.Module):
@@ -90,8 +90,8 @@ class BertLayer(nn.Module):
         self.intermediate, self.output = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.output_norm = nn.LayerNorm(width, eps=1e-12)
 
-    def forward(self, x):
-        q, k, v = (split_heads(part(x), self.heads) for part in (self.query, self.key, self.value))
+    def forward(self, x, samples):
+        q, k, v = (split_heads(part(x), samples, self.heads) for part in (self.query, self.key, self.value))
         heads = F.scaled_dot_product_attention(q, k, v, dropout_p=self.drop if self.training else 0.0)
         y = self.attended_norm(F.dropout(self.attended(join_heads(heads)), self.drop, self.training) + x)
         return self.output_norm(F.dropout(self.output(F.gelu(self.intermediate(y))), self.drop, self.training) + y)
@@ -108,10 +108,10 @@ class Bert(nn.Module):
 
     def forward(self, tokens, labels):
         x = self.words(tokens) + self.positions.weight[: tokens.size(1)] + self.token_types.weight[0]
-        x = F.dropout(self.norm(x), self.drop, self.training)
+        x = F.dropout(self.norm(x.flatten(0, 1)), self.drop, self.training)
         for layer in self.layers:
-            x = layer(x)
-        pooled = torch.tanh(self.pooler(x[:, 0]))
+            x = layer(x, tokens.size(0))
+        pooled = torch.tanh(self.pooler(x.view(*tokens.shape, -1)[:, 0]))
         return F.cross_entropy(self.classifier(F.dropout(pooled, self.drop, self.training)), labels)
 
 
@@ -131,11 +131,11 @@ class LlamaLayer(nn.Module):
         self.o, self.post_norm = linear(width, width), nn.RMSNorm(width, eps=1e-5)
         self.gate, self.up, self.down = linear(width, inner), linear(width, inner), linear(inner, width)
 
-    def forward(self, x, cosines, sines):
+    def forward(self, x, samples, cosines, sines):
         y = self.input_norm(x)
-        q = turn(split_heads(self.q(y), self.heads), cosines, sines)
-        k = turn(split_heads(self.k(y), self.pairs), cosines, sines)
-        v = split_heads(self.v(y), self.pairs)
+        q = turn(split_heads(self.q(y), samples, self.heads), cosines, sines)
+        k = turn(split_heads(self.k(y), samples, self.pairs), cosines, sines)
+        v = split_heads(self.v(y), samples, self.pairs)
         x = x + self.o(join_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)))
         z = self.post_norm(x)
         return x + self.down(F.silu(self.gate(z)) * self.up(z))
@@ -156,11 +156,11 @@ class Llama(nn.Module):
         self.norm = nn.RMSNorm(width, eps=1e-5)
 
     def forward(self, tokens, labels):
-        x = self.embed(tokens)
+        x = self.embed(tokens).flatten(0, 1)
         for layer in self.layers:
-            x = layer(x, self.cosines, self.sines)
+            x = layer(x, tokens.size(0), self.cosines, self.sines)
         logits = F.linear(self.norm(x), self.embed.weight)
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return F.cross_entropy(logits, labels.flatten())
 
 
 class ResnetBlock(nn.Module):

@@ -28,10 +28,10 @@ struct LayerImpl : torch::nn::Module {
     register_module("output_norm", output_norm);
   }
 
-  at::Tensor forward(const at::Tensor& x) {
+  at::Tensor forward(const at::Tensor& x, int64_t samples) {
     const at::Tensor heads_of_values =
-        at::scaled_dot_product_attention(split_heads(query(x), heads), split_heads(key(x), heads),
-                                         split_heads(value(x), heads), {}, is_training() ? drop : 0.0);
+        at::scaled_dot_product_attention(split_heads(query(x), samples, heads), split_heads(key(x), samples, heads),
+                                         split_heads(value(x), samples, heads), {}, is_training() ? drop : 0.0);
     const at::Tensor y =
         attended_norm(torch::dropout(attended(join_heads(heads_of_values)), drop, is_training()) + x);
     return output_norm(torch::dropout(output(torch::gelu(intermediate(y))), drop, is_training()) + y);
@@ -67,9 +67,9 @@ struct Bert final : LossNet {
 
   at::Tensor forward(const at::Tensor& tokens, const at::Tensor& labels) override {
     at::Tensor x = words(tokens) + positions->weight.narrow(0, 0, tokens.size(1)) + token_types->weight.select(0, 0);
-    x = torch::dropout(norm(x), drop, is_training());
-    for (const auto& layer : *layers) x = layer->as<LayerImpl>()->forward(x);
-    const at::Tensor pooled = torch::tanh(pooler(x.select(1, 0)));
+    x = torch::dropout(norm(x.flatten(0, 1)), drop, is_training());
+    for (const auto& layer : *layers) x = layer->as<LayerImpl>()->forward(x, tokens.size(0));
+    const at::Tensor pooled = torch::tanh(pooler(x.view({tokens.size(0), tokens.size(1), -1}).select(1, 0)));
     return torch::nn::functional::cross_entropy(classifier(torch::dropout(pooled, drop, is_training())), labels);
   }
 

@@ -21,11 +21,11 @@ struct BlockImpl : torch::nn::Module {
     register_module("out", out);
   }
 
-  at::Tensor forward(at::Tensor x) {
+  at::Tensor forward(at::Tensor x, int64_t samples) {
     const auto parts = qkv(ln_1(x)).chunk(3, /*dim=*/-1);
     const at::Tensor attended =
-        at::scaled_dot_product_attention(split_heads(parts[0], heads), split_heads(parts[1], heads),
-                                         split_heads(parts[2], heads), {}, /*dropout_p=*/0.0, /*is_causal=*/true);
+        at::scaled_dot_product_attention(split_heads(parts[0], samples, heads), split_heads(parts[1], samples, heads),
+                                         split_heads(parts[2], samples, heads), {}, /*dropout_p=*/0.0, /*is_causal=*/true);
     x = x + proj(join_heads(attended));
     return x + out(torch::gelu(fc(ln_2(x)), "tanh"));
   }
@@ -51,10 +51,10 @@ struct Gpt2 final : LossNet {
   }
 
   at::Tensor forward(const at::Tensor& tokens, const at::Tensor& labels) override {
-    at::Tensor x = wte(tokens) + wpe->weight.narrow(0, 0, tokens.size(1));
-    for (const auto& block : *h) x = block->as<BlockImpl>()->forward(x);
+    at::Tensor x = (wte(tokens) + wpe->weight.narrow(0, 0, tokens.size(1))).flatten(0, 1);
+    for (const auto& block : *h) x = block->as<BlockImpl>()->forward(x, tokens.size(0));
     const at::Tensor logits = torch::nn::functional::linear(ln_f(x), wte->weight);
-    return torch::nn::functional::cross_entropy(logits.flatten(0, 1), labels.flatten());
+    return torch::nn::functional::cross_entropy(logits, labels.flatten());
   }
 
   torch::nn::Embedding wte, wpe;

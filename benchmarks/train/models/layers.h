@@ -25,12 +25,12 @@ inline torch::nn::LayerNorm layer_norm(int64_t width, double eps) {
   return torch::nn::LayerNorm(torch::nn::LayerNormOptions({width}).eps(eps));
 }
 
-/// (n, t, heads * d) -> (n, heads, t, d)
-inline at::Tensor split_heads(const at::Tensor& x, int64_t heads) {
-  return x.view({x.size(0), x.size(1), heads, -1}).transpose(1, 2);
+/// (samples * t, heads * d) -> (samples, heads, t, d)
+inline at::Tensor split_heads(const at::Tensor& rows, int64_t samples, int64_t heads) {
+  return rows.view({samples, -1, heads, rows.size(1) / heads}).transpose(1, 2);
 }
 
-/// (n, heads, t, d) -> (n, t, heads * d)
-inline at::Tensor join_heads(const at::Tensor& x) { return x.transpose(1, 2).flatten(2); }
+/// (n, heads, t, d) -> (n * t, heads * d)
+inline at::Tensor join_heads(const at::Tensor& x) { return x.transpose(1, 2).flatten(0, 1).flatten(1); }
 
 }  // namespace benchmark_train

@@ -55,11 +55,11 @@ struct LayerImpl : torch::nn::Module {
     register_module("down", down);
   }
 
-  at::Tensor forward(at::Tensor x, const Rotary& rotary) {
+  at::Tensor forward(at::Tensor x, int64_t samples, const Rotary& rotary) {
     const at::Tensor y = input_norm(x);
     const at::Tensor attended = at::scaled_dot_product_attention(
-        rotary.turn(split_heads(q(y), heads)), rotary.turn(split_heads(k(y), pairs)), split_heads(v(y), pairs), {},
-        /*dropout_p=*/0.0, /*is_causal=*/true, /*scale=*/std::nullopt, /*enable_gqa=*/true);
+        rotary.turn(split_heads(q(y), samples, heads)), rotary.turn(split_heads(k(y), samples, pairs)),
+        split_heads(v(y), samples, pairs), {}, /*dropout_p=*/0.0, /*is_causal=*/true, /*scale=*/std::nullopt, /*enable_gqa=*/true);
     x = x + o(join_heads(attended));
     const at::Tensor z = post_norm(x);
     return x + down(torch::silu(gate(z)) * up(z));
@@ -87,10 +87,10 @@ struct Llama final : LossNet {
   }
 
   at::Tensor forward(const at::Tensor& tokens, const at::Tensor& labels) override {
-    at::Tensor x = embed(tokens);
-    for (const auto& layer : *layers) x = layer->as<LayerImpl>()->forward(x, rotary);
+    at::Tensor x = embed(tokens).flatten(0, 1);
+    for (const auto& layer : *layers) x = layer->as<LayerImpl>()->forward(x, tokens.size(0), rotary);
     const at::Tensor logits = torch::nn::functional::linear(norm(x), embed->weight);
-    return torch::nn::functional::cross_entropy(logits.flatten(0, 1), labels.flatten());
+    return torch::nn::functional::cross_entropy(logits, labels.flatten());
   }
 
   Rotary rotary;

@@ -41,7 +41,8 @@ struct ResnetShape {
 /// Source: He et al. 2015, section 4.2 for the first layer.
 std::shared_ptr<LogitsNet> resnet18(const ResnetShape& shape, c10::Device device);
 
-// The following have no values before `draw`.
+// The following have no values before `draw`. Inside, tokens are rows, (n * t, width): with three dimensions
+// torch::nn::Linear adds its bias in a pass of its own.
 
 struct Gpt2Shape {
   int64_t vocabulary = 50'304, positions = 1024, width = 768, layers = 12, heads = 12;
