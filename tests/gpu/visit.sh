@@ -19,6 +19,7 @@ pack() {
     [ -e "$build/$program" ] || continue
     strip -o "$folder/${program##*/}" "$build/$program"
   done
+  git -C "${0%/*}" rev-parse --short HEAD >"$folder/commit" 2>/dev/null || true
   if command -v gcc >/dev/null; then gcc -O1 -shared -fPIC -o "$folder/stacks.so" "${0%/*}/stacks.c"; fi
   du -sh "$folder"
 }
