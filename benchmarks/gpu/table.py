@@ -9,6 +9,7 @@ class Results:
     """The lines by row and contestant; of each row those of the last invocation that measured it."""
 
     def __init__(self, records):
+        records = list(records)
         self.sessions = {one["session"]: one for one in records if "row" not in one}
         runs = [one for one in records if "row" in one and one["row"] in ROWS]
         self.session_of, self.rounds, self.why, self.said = {}, {}, {}, {}
@@ -111,7 +112,8 @@ def targets_table(results):
     for name, row in ROWS.items():
         for target in row.targets:
             wanted, value, met = judged(results, name, target)
-            why = results.why.get((name, target.who), "not run")
+            needed = [(name, target.who)] + [(target.to_row or name, who) for who in target.to]
+            why = next((results.why[key] for key in needed if key in results.why), "not run")
             rows.append([row.title, wanted, value, {True: "yes", False: "**no**", None: why}[met]])
     return "## To reach\n\n" + table(["task", "to reach", "measured", "met"], rows)
 

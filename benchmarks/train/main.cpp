@@ -74,6 +74,7 @@ int main(int argc, char** argv) {
   app.add_option("--losses", settings.losses, "so many of the first losses are printed")
       ->capture_default_str()
       ->check(CLI::Range(1, 1'000'000));
+  app.add_option("--profile", settings.profile, "folder for the trace of 3 more steps, prepared loop only");
   app.add_option("--seed", settings.seed)->capture_default_str();
   app.add_option("--threads", threads, "of LibTorch's operators")->capture_default_str()->check(CLI::PositiveNumber);
   app.add_option("--backend", settings.backend, "between processes: gloo (always with --plain), shm, nccl");
@@ -81,6 +82,7 @@ int main(int argc, char** argv) {
   auto* by_hand = app.add_flag("--plain", plain, "the hand-written loop");
   app.add_flag("--graph", graph, "with --plain: the whole step as one CUDA graph")->needs(by_hand);
   app.add_flag("--cuda-graph", settings.cuda_graph, "the prepared loop asks for its graph")->excludes(by_hand);
+  app.get_option("--profile")->excludes(by_hand);
   app.add_flag("--no-shuffle", in_order, "batches in the order of the data: losses of all loops agree");
   CLI11_PARSE(app, argc, argv);
   using benchmark_train::Loop;

@@ -103,7 +103,9 @@ void train(const Settings& settings, Meter& meter, const Task& task, std::shared
         loss = step(samples.inputs.index_select(0, rows).to(device, /*non_blocking=*/true),
                     samples.labels.index_select(0, rows).to(device, /*non_blocking=*/true));
       }
-      if (meter.step(loss)) return;
+      if (!meter.step(loss)) continue;
+      graph.reset();  // before the communicators that it uses
+      return;
     }
   }
 }

@@ -1,5 +1,8 @@
 #include <torch/torch.h>
 
+#include <optional>
+#include <stdexcept>
+
 #include "accelerate/accelerate.h"
 #include "benchmarks/train/loops.h"
 #include "benchmarks/train/plain_ranks.h"
@@ -32,6 +35,8 @@ void train(const Settings& settings, Meter& meter, const Task& task, std::shared
                                .drop_last = true,
                                .seed = static_cast<uint64_t>(settings.seed)});
   auto [model, optimizer, loader, scheduler] = accelerator.prepare(net, adamw, data, accelerate::constant());
+  std::optional<accelerate::Profiler> profiler;
+  int64_t profiled = 0;
   while (true) {
     for (auto& [inputs, labels] : loader) {
       auto window = accelerator.accumulate(model);
@@ -41,7 +46,14 @@ void train(const Settings& settings, Meter& meter, const Task& task, std::shared
       optimizer.step();
       scheduler.step();
       optimizer.zero_grad();
-      if (meter.step(loss)) return;
+      if (profiler) {
+        if (++profiled < kProfiledSteps) continue;
+        loss.item();  // what the device still does belongs to the steps
+        return profiler->finish();
+      }
+      if (!meter.step(loss)) continue;
+      if (settings.profile.empty()) return;
+      profiler.emplace(accelerator.profile({.output_trace_dir = settings.profile}));
     }
   }
 }

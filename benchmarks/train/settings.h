@@ -26,6 +26,7 @@ struct Settings {
   int64_t steps = 600;              ///< measured, in kWindows windows
   int64_t warmup = 100;             ///< steps before the first window
   int64_t losses = 1;               ///< so many of the first steps have their loss read and printed
+  std::string profile;              ///< folder for a trace of kProfiledSteps more steps of the prepared loop; or none
   int64_t seed = 0;
   std::string backend;                  ///< between the processes of the prepared loop; empty: the one it would choose
   bool shuffle = true;                  ///< false: batches in the order of the data, so that losses can be compared
@@ -35,6 +36,7 @@ struct Settings {
 constexpr int64_t kWindows = 6;
 constexpr int64_t kHostSteps = 24;     ///< after the windows, to time the host alone
 constexpr int64_t kCapturedSteps = 6;  ///< after so many a graph has been captured and launched
+constexpr int64_t kProfiledSteps = 3;
 constexpr double kMaxNorm = 1.0;
 
 }  // namespace benchmark_train

@@ -6,6 +6,7 @@
 #include <c10/cuda/CUDAGuard.h>
 
 #include <array>
+#include <optional>
 #include <stdexcept>
 
 namespace benchmark_train {
@@ -57,6 +58,7 @@ struct PlainGraph::Captured {
 
 PlainGraph::PlainGraph(c10::Device device) {
   if (!device.is_cuda()) throw std::invalid_argument("--graph: got the CPU, expected a GPU");
+  torch::cuda::synchronize(device.index());  // what was made so far was made on another stream
   captured_ = std::make_unique<Captured>(device);
 }
 
