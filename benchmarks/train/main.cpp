@@ -30,9 +30,11 @@ void prefer(const std::string& attention) {
     at::globalContext().setSDPPriorityOrder(numbers);
   };
   if (attention == "cudnn") {
-    order({SDPBackend::cudnn_attention, SDPBackend::flash_attention, SDPBackend::efficient_attention, SDPBackend::math});
+    order(
+        {SDPBackend::cudnn_attention, SDPBackend::flash_attention, SDPBackend::efficient_attention, SDPBackend::math});
   } else if (attention == "flash") {
-    order({SDPBackend::flash_attention, SDPBackend::efficient_attention, SDPBackend::math, SDPBackend::cudnn_attention});
+    order(
+        {SDPBackend::flash_attention, SDPBackend::efficient_attention, SDPBackend::math, SDPBackend::cudnn_attention});
   }
 }
 

@@ -20,12 +20,12 @@ class Meter {
 
   double median_ms() const;
   double min_ms() const;
-  double host_ms() const;                                      ///< of a step, median, without waiting for the device
+  double host_ms() const;                                        ///< of a step, median, without waiting for the device
   const std::vector<double>& losses() const { return losses_; }  ///< of the first steps
-  double loss_last() const { return loss_last_; }              ///< at the end of the windows
-  double first_step_s() const { return first_step_s_; }        ///< from the start of the process
-  double captured_step_s() const { return captured_step_s_; }  ///< likewise, to the end of step kCapturedSteps
-  double peak_gpu_gb() const { return peak_gpu_gb_; }          ///< allocated, 1e9 bytes
+  double loss_last() const { return loss_last_; }                ///< at the end of the windows
+  double first_step_s() const { return first_step_s_; }          ///< from the start of the process
+  double captured_step_s() const { return captured_step_s_; }    ///< likewise, to the end of step kCapturedSteps
+  double peak_gpu_gb() const { return peak_gpu_gb_; }            ///< allocated, 1e9 bytes
   double reserved_gpu_gb() const { return reserved_gpu_gb_; }
 
  private:

@@ -32,8 +32,7 @@ struct LayerImpl : torch::nn::Module {
     const at::Tensor heads_of_values =
         at::scaled_dot_product_attention(split_heads(query(x), samples, heads), split_heads(key(x), samples, heads),
                                          split_heads(value(x), samples, heads), {}, is_training() ? drop : 0.0);
-    const at::Tensor y =
-        attended_norm(torch::dropout(attended(join_heads(heads_of_values)), drop, is_training()) + x);
+    const at::Tensor y = attended_norm(torch::dropout(attended(join_heads(heads_of_values)), drop, is_training()) + x);
     return output_norm(torch::dropout(output(torch::gelu(intermediate(y))), drop, is_training()) + y);
   }
 

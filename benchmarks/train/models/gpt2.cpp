@@ -23,9 +23,9 @@ struct BlockImpl : torch::nn::Module {
 
   at::Tensor forward(at::Tensor x, int64_t samples) {
     const auto parts = qkv(ln_1(x)).chunk(3, /*dim=*/-1);
-    const at::Tensor attended =
-        at::scaled_dot_product_attention(split_heads(parts[0], samples, heads), split_heads(parts[1], samples, heads),
-                                         split_heads(parts[2], samples, heads), {}, /*dropout_p=*/0.0, /*is_causal=*/true);
+    const at::Tensor attended = at::scaled_dot_product_attention(
+        split_heads(parts[0], samples, heads), split_heads(parts[1], samples, heads),
+        split_heads(parts[2], samples, heads), {}, /*dropout_p=*/0.0, /*is_causal=*/true);
     x = x + proj(join_heads(attended));
     return x + out(torch::gelu(fc(ln_2(x)), "tanh"));
   }

@@ -17,7 +17,8 @@ struct Rotary {
 
   Rotary(int64_t positions, int64_t dimensions) {
     const at::Tensor exponents = torch::arange(0, dimensions, 2).to(torch::kFloat) / dimensions;
-    const at::Tensor angles = torch::outer(torch::arange(positions).to(torch::kFloat), torch::pow(500'000.0, -exponents));
+    const at::Tensor angles =
+        torch::outer(torch::arange(positions).to(torch::kFloat), torch::pow(500'000.0, -exponents));
     cosines = torch::cat({angles, angles}, /*dim=*/-1).cos();
     sines = torch::cat({angles, angles}, /*dim=*/-1).sin();
   }
@@ -59,7 +60,8 @@ struct LayerImpl : torch::nn::Module {
     const at::Tensor y = input_norm(x);
     const at::Tensor attended = at::scaled_dot_product_attention(
         rotary.turn(split_heads(q(y), samples, heads)), rotary.turn(split_heads(k(y), samples, pairs)),
-        split_heads(v(y), samples, pairs), {}, /*dropout_p=*/0.0, /*is_causal=*/true, /*scale=*/std::nullopt, /*enable_gqa=*/true);
+        split_heads(v(y), samples, pairs), {}, /*dropout_p=*/0.0, /*is_causal=*/true, /*scale=*/std::nullopt,
+        /*enable_gqa=*/true);
     x = x + o(join_heads(attended));
     const at::Tensor z = post_norm(x);
     return x + down(torch::silu(gate(z)) * up(z));

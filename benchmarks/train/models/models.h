@@ -37,8 +37,8 @@ struct ResnetShape {
   int64_t width = 64;  ///< channels of the first of four stages
   int64_t classes = 10;
 };
-/// ResNet-18 as in torchvision, but for a first layer of 3 x 3 without pooling, as for images of 32 x 32; channels-last.
-/// Source: He et al. 2015, section 4.2 for the first layer.
+/// ResNet-18 as in torchvision, but for a first layer of 3 x 3 without pooling, as for images of 32 x 32;
+/// channels-last. Source: He et al. 2015, section 4.2 for the first layer.
 std::shared_ptr<LogitsNet> resnet18(const ResnetShape& shape, c10::Device device);
 
 // The following have no values before `draw`. Inside, tokens are rows, (n * t, width): with three dimensions
