@@ -163,6 +163,30 @@ class Picture(unittest.TestCase):
             plot.filled(page, {"other": ""})
 
 
+    def test_the_readme_has_both_sides_or_nothing(self):
+        text = plot.readme_table(self.results)
+        self.assertIn("| mlp (64) fp32 | 0.500 | - | 2.000 | - | 4.00 |", text)
+        self.assertIn("| gpt2 (16 x 1024) bf16 | 40.0 | - | 100.0 | 50.0 | 2.50 / 1.25 |", text)
+        self.assertNotIn("bert", text)
+        self.assertIn("on GPU of tests:", text)
+        self.assertEqual("", plot.readme_table(Results([session("a"), ran("mlp", HF, 0, 2.0)])))
+        readme = (ROOT / "README.md").read_text()
+        self.assertIn(text, plot.filled(readme, {"gpu": text}))
+
+    def test_the_program_writes_all_three_files(self):
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name)
+            lines = [session("a"), ran("mlp", HF, 0, 2.0), ran("mlp", GRAPH, 0, 0.5), ran("mlp", PREPARED, 0, 1.0)]
+            (folder / "r.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            for page in ("docs/performance.md", "README.md"):
+                (folder / page.split("/")[-1]).write_text((ROOT / page).read_text())
+            flags = ["--page", folder / "performance.md", "--readme", folder / "README.md", "--svg", folder / "p.svg"]
+            subprocess.run([sys.executable, ROOT / "benchmarks/plot.py", folder / "r.jsonl", *flags], check=True)
+            self.assertIn("](p.svg)", (folder / "performance.md").read_text())
+            self.assertIn("| mlp (64) fp32 | 0.500 | - | 2.000 | - | 4.00 |", (folder / "README.md").read_text())
+            self.assertTrue((folder / "p.svg").read_text().startswith("<svg"))
+
+
 class Profile(unittest.TestCase):
     def test_kernels_are_summed_by_kind(self):
         event = lambda cat, name, dur, ts=0: {"cat": cat, "name": name, "dur": dur, "ts": ts}

@@ -113,6 +113,7 @@ print(":".join([site + "/torch/lib"] + sorted(glob.glob(site + "/nvidia/*/lib"))
   fi
   if [ -e "$folder/train" ]; then
     local mlp=("$folder/train" --task mlp --batch-size 64 --steps 1200 --warmup 200)
+    step tasks 150 env TRAIN="$folder/train" "$python" -m unittest -v "${0%/*}/../benchmarks/gpu_test.py"
     # Twice: two runs of one program differ as well.
     for round in 1 2; do
       step "mlp-$round" 60 "${mlp[@]}"
