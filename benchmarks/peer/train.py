@@ -9,60 +9,25 @@ import time
 BEGAN = time.time()
 
 import argparse
-import gzip
 import json
 import pathlib
 import statistics
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from accelerate.utils import TorchDynamoPlugin
+from tasks import TASKS
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-WINDOWS, LEARNING_RATE, MAX_NORM = 6, 1e-3, 1.0
-DIGITS = pathlib.Path(__file__).resolve().parents[2] / "data" / "digits.csv.gz"
-
-
-class Mlp(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.second, self.third = nn.Linear(784, 256), nn.Linear(256, 256), nn.Linear(256, 10)
-
-    def forward(self, x):
-        return self.third(torch.relu(self.second(torch.relu(self.first(x)))))
-
-
-class Conv(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Conv2d(1, 16, 3, padding=1), nn.Conv2d(16, 32, 3, padding=1)
-        self.classify = nn.Linear(512, 10)
-
-    def forward(self, x):
-        x = torch.max_pool2d(torch.relu(self.second(torch.relu(self.first(x)))), 2).flatten(1)
-        return self.classify(x)
-
-
-def noise(batch_size, *shape):
-    inputs = torch.randn(64 * batch_size, *shape)
-    return inputs, torch.randint(0, 10, (64 * batch_size,))
-
-
-def digits():
-    with gzip.open(DIGITS, "rt") as lines:
-        rows = torch.tensor([[int(value) for value in line.split(",")] for line in lines])
-    train = torch.arange(len(rows)) % 5 != 0
-    return rows[train, :64].float().div(16).view(-1, 1, 8, 8), rows[train, 64]
-
-
-def task(name, batch_size):
-    """Data first, then the net: the order in which benchmarks/train draws them."""
-    if name == "mlp":
-        return noise(batch_size, 784), Mlp()
-    if name == "conv":
-        return noise(batch_size, 1, 8, 8), Conv()
-    return digits(), Conv()
+WINDOWS, HOST_STEPS, CAPTURED_STEPS, MAX_NORM = 6, 24, 6, 1.0
+# Values of at::SDPBackend, as benchmarks/train orders them.
+ATTENTION = {"cudnn": [3, 1, 2, 0], "flash": [1, 2, 0, 3]}
+MODES = {
+    "eager": None,
+    "inductor": {"backend": "inductor"},
+    "reduce-overhead": {"backend": "inductor", "mode": "reduce-overhead"},
+}
 
 
 def batches(loader):
@@ -79,77 +44,145 @@ def peak_rss_mb():
 
 def flags():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--task", required=True, choices=["mlp", "conv", "digits"])
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--task", required=True, choices=list(TASKS))
+    parser.add_argument("--mode", default="eager", choices=list(MODES), help="how Accelerate compiles the model")
+    parser.add_argument("--batch-size", type=int, help="of each process; default: the task's")
+    parser.add_argument("--length", type=int, help="tokens in a sample; default: the task's")
+    parser.add_argument("--tiny", action="store_true", help="few narrow layers, for tests on a CPU")
+    parser.add_argument("--mixed-precision", default="no", choices=["no", "bf16", "fp16"])
+    parser.add_argument("--dropout", type=float, help="of bert, instead of 0.1")
+    parser.add_argument("--attention", default="cudnn", choices=["cudnn", "flash", "default"])
     parser.add_argument("--steps", type=int, default=600, help="measured steps, in 6 windows")
     parser.add_argument("--warmup", type=int, default=100, help="steps before")
+    parser.add_argument("--losses", type=int, default=1, help="so many of the first losses are printed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--started-at", type=int, help="system clock at exec, in ns, for first_step_s")
     parser.add_argument("--no-shuffle", dest="shuffle", action="store_false")
     parser.add_argument("--no-fused", dest="fused", action="store_false", help="torch.optim.AdamW as it is by default")
-    return parser.parse_args()
+    settings = parser.parse_args()
+    task = TASKS[settings.task]
+    batch_size, length = task.tiny if settings.tiny else task.full
+    settings.batch_size = settings.batch_size or batch_size
+    settings.length = settings.length or length
+    return settings, task
+
+
+class Meter:
+    """As benchmarks/train/meter.h: `warmup` steps, six windows, then steps that each start on an idle device."""
+
+    def __init__(self, settings):
+        self.settings, self.steps = settings, 0
+        self.losses, self.windows, self.host = [], [], []
+        self.alone_since = None
+
+    def age(self):
+        started_at = self.settings.started_at
+        return time.time() - (started_at / 1e9 if started_at else BEGAN)
+
+    def step(self, loss):
+        """True: stop."""
+        came = time.perf_counter()
+        self.steps += 1
+        if self.alone_since is not None:
+            self.host.append(1e3 * (came - self.alone_since))
+            finish()
+            self.alone_since = time.perf_counter()
+            return len(self.host) == HOST_STEPS
+        if self.steps <= self.settings.losses:
+            self.losses.append(loss.item())
+        if self.steps == 1:
+            finish()
+            self.first_step = self.age()
+        if self.steps == CAPTURED_STEPS:
+            finish()
+            self.captured_step = self.age()
+        measured, window = self.steps - self.settings.warmup, self.settings.steps // WINDOWS
+        if measured == 0:
+            finish()
+            self.start = time.perf_counter()
+        elif measured > 0 and measured % window == 0:
+            finish()
+            end = time.perf_counter()
+            self.windows.append(1e3 * (end - self.start) / window)
+            self.start = end
+            if len(self.windows) == WINDOWS:
+                self.loss_last = loss.item()
+                self.alone_since = time.perf_counter()
+        return False
+
+
+def finish():
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def accelerator_of(settings):
+    plugin = MODES[settings.mode]
+    return Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision=settings.mixed_precision,
+        dynamo_plugin=TorchDynamoPlugin(**plugin) if plugin else None,
+    )
 
 
 def main():
-    arguments = flags()
-    torch.set_num_threads(arguments.threads)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    torch.manual_seed(arguments.seed)
-    (inputs, labels), net = task(arguments.task, arguments.batch_size)
+    settings, task = flags()
+    torch.set_num_threads(settings.threads)
+    if settings.attention in ATTENTION:
+        torch._C._set_sdp_priority_order(ATTENTION[settings.attention])
+    accelerator = accelerator_of(settings)
+    torch.manual_seed(settings.seed)
+    inputs, labels = task.samples(settings)  # data first, then the net: the order in which benchmarks/train draws
+    net = task.net(settings, accelerator.device)
     data = DataLoader(
         TensorDataset(inputs, labels),
-        batch_size=arguments.batch_size,
-        shuffle=arguments.shuffle,
+        batch_size=settings.batch_size,
+        shuffle=settings.shuffle,
         drop_last=True,
-        generator=torch.Generator().manual_seed(arguments.seed),
+        generator=torch.Generator().manual_seed(settings.seed),
     )
-    adamw = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, fused=arguments.fused)
+    adamw = torch.optim.AdamW(net.parameters(), lr=task.learning_rate, fused=settings.fused)
     constant = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: 1.0)
     model, optimizer, loader, scheduler = accelerator.prepare(net, adamw, data, constant)
 
-    windows, window = [], max(1, arguments.steps // WINDOWS)
-    loss_first = first_step = 0.0
-    for step, (x, y) in enumerate(batches(loader), start=1):
+    meter = Meter(settings)
+    for x, y in batches(loader):
         with accelerator.accumulate(model):
-            loss = F.cross_entropy(model(x), y)
+            loss = model(x, y) if task.computes_loss else F.cross_entropy(model(x), y)
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(model.parameters(), MAX_NORM)
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-        if step == 1:
-            loss_first = loss.item()
-            first_step = time.time() - (arguments.started_at / 1e9 if arguments.started_at else BEGAN)
-        measured = step - arguments.warmup
-        if measured == 0:
-            start = time.perf_counter()
-        elif measured > 0 and measured % window == 0:
-            end = time.perf_counter()
-            windows.append(1e3 * (end - start) / window)
-            start = end
-            if len(windows) == WINDOWS:
-                break
+        if meter.step(loss):
+            break
 
     world, is_main_process = accelerator.num_processes, accelerator.is_main_process
     accelerator.end_training()
     if not is_main_process:
         return
-    median = statistics.median(windows)
+    median, on_gpu = statistics.median(meter.windows), torch.cuda.is_available()
     print(
         json.dumps(
             {
-                "task": arguments.task,
+                "task": settings.task,
                 "world": world,
-                "batch_size": arguments.batch_size,
+                "batch_size": settings.batch_size,
+                "length": settings.length,
+                "precision": settings.mixed_precision,
                 "ms": round(median, 4),
-                "min_ms": round(min(windows), 4),
-                "samples_per_s": round(1e3 * world * arguments.batch_size / median),
-                "loss_first": loss_first,
-                "loss_last": loss.item(),
-                "first_step_s": round(first_step, 3),
+                "min_ms": round(min(meter.windows), 4),
+                "host_ms": round(statistics.median(meter.host), 4),
+                "samples_per_s": round(1e3 * world * settings.batch_size / median),
+                "loss_first": meter.losses[0],
+                "loss_last": meter.loss_last,
+                "losses": meter.losses,
+                "first_step_s": round(meter.first_step, 3),
+                "captured_step_s": round(meter.captured_step, 3),
                 "rss_mb": round(peak_rss_mb()),
-                "peak_gpu_gb": 0,
+                "peak_gpu_gb": round(torch.cuda.max_memory_allocated() / 1e9, 3) if on_gpu else 0,
+                "reserved_gpu_gb": round(torch.cuda.max_memory_reserved() / 1e9, 3) if on_gpu else 0,
             }
         ),
         flush=True,

@@ -2,71 +2,58 @@
 
 #include <torch/torch.h>
 
-#include <stdexcept>
+#include <memory>
 #include <string>
+#include <type_traits>
+#include <variant>
+#include <vector>
 
+#include "benchmarks/train/models/models.h"
 #include "benchmarks/train/settings.h"
-#include "examples/digits/data.h"
-#include "examples/digits/net.h"
 
 namespace benchmark_train {
 
-/// 784-256-256-10 with ReLU.
-struct MlpImpl : torch::nn::Module {
-  MlpImpl() {
-    register_module("first", first);
-    register_module("second", second);
-    register_module("third", third);
-  }
-  at::Tensor forward(const at::Tensor& x) { return third(torch::relu(second(torch::relu(first(x))))); }
-  torch::nn::Linear first{784, 256}, second{256, 256}, third{256, 10};
-};
-TORCH_MODULE(Mlp);
-
-/// Two 3 x 3 convolutions (16 and 32 channels) on 8 x 8 pixels, a pooling by 2, a linear layer.
-struct ConvImpl : torch::nn::Module {
-  ConvImpl() {
-    register_module("first", first);
-    register_module("second", second);
-    register_module("classify", classify);
-  }
-  at::Tensor forward(const at::Tensor& x) {
-    return classify(torch::max_pool2d(torch::relu(second(torch::relu(first(x)))), 2).flatten(1));
-  }
-  torch::nn::Conv2d first{torch::nn::Conv2dOptions(1, 16, 3).padding(1)};
-  torch::nn::Conv2d second{torch::nn::Conv2dOptions(16, 32, 3).padding(1)};
-  torch::nn::Linear classify{512, 10};
-};
-TORCH_MODULE(Conv);
-
+/// All samples, on the CPU.
 struct Samples {
   at::Tensor inputs, labels;
 };
 
-/// 64 batches of noise.
-inline Samples noise(int64_t batch_size, std::vector<int64_t> shape) {
-  shape.insert(shape.begin(), 64 * batch_size);
-  const at::Tensor inputs = torch::randn(shape);  // first, then the labels: the peer draws in this order too
-  return {inputs, torch::randint(0, 10, {64 * batch_size}, torch::kLong)};
+struct Shape {
+  int64_t batch_size;
+  int64_t length = 0;
+};
+
+/// One row of the table in tasks.cpp.
+struct Task {
+  const char* name;
+  Shape full, tiny;
+  double learning_rate;
+  Samples (*samples)(const Settings&);
+  AnyNet (*net)(const Settings&, c10::Device);
+};
+
+std::vector<std::string> task_names();
+/// Throws std::invalid_argument for a name that is not in the table.
+const Task& task_of(const std::string& name);
+
+/// Calls `loop(task, net, samples)` with the task's data and its net, a shared_ptr, on `device`. The peer draws in the
+/// same order: data first, then the parameters.
+template <class Loop>
+void with_task(const Settings& settings, c10::Device device, const Loop& loop) {
+  const Task& task = task_of(settings.task);
+  torch::manual_seed(settings.seed);
+  const Samples samples = task.samples(settings);
+  std::visit([&](const auto& net) { loop(task, net, samples); }, task.net(settings, device));
 }
 
-/// Calls `loop(net, samples)` with the task's data and, drawn after them, its net.
-template <class Loop>
-auto with_task(const Settings& settings, const Loop& loop) {
-  torch::manual_seed(settings.seed);
-  if (settings.task == "mlp") {
-    const Samples samples = noise(settings.batch_size, {784});
-    return loop(Mlp(), samples);
+/// The loss of one step: `call` runs the forward of a `Net`.
+template <class Net, class Call>
+at::Tensor loss_of(const Call& call, const at::Tensor& inputs, const at::Tensor& labels) {
+  if constexpr (std::is_same_v<Net, LossNet>) {
+    return call(inputs, labels);
+  } else {
+    return torch::nn::functional::cross_entropy(call(inputs), labels);
   }
-  if (settings.task == "conv") {
-    const Samples samples = noise(settings.batch_size, {1, 8, 8});
-    return loop(Conv(), samples);
-  }
-  if (settings.task == "digits") {
-    const auto [train, test] = digits::hold_out_every_fifth(digits::read(ACCELERATE_SOURCE_DIR "/data/digits.csv.gz"));
-    return loop(digits::Net(), Samples{train.images, train.labels});
-  }
-  throw std::invalid_argument("unknown task: got " + settings.task + ", expected mlp, conv or digits");
 }
 
 }  // namespace benchmark_train

@@ -19,6 +19,7 @@ pack() {
     [ -e "$build/$program" ] || continue
     strip -o "$folder/${program##*/}" "$build/$program"
   done
+  git -C "${0%/*}" rev-parse --short HEAD >"$folder/commit" 2>/dev/null || true
   if command -v gcc >/dev/null; then gcc -O1 -shared -fPIC -o "$folder/stacks.so" "${0%/*}/stacks.c"; fi
   du -sh "$folder"
 }
@@ -112,6 +113,7 @@ print(":".join([site + "/torch/lib"] + sorted(glob.glob(site + "/nvidia/*/lib"))
   fi
   if [ -e "$folder/train" ]; then
     local mlp=("$folder/train" --task mlp --batch-size 64 --steps 1200 --warmup 200)
+    step tasks 150 env TRAIN="$folder/train" "$python" -m unittest -v "${0%/*}/../benchmarks/gpu_test.py"
     # Twice: two runs of one program differ as well.
     for round in 1 2; do
       step "mlp-$round" 60 "${mlp[@]}"
