@@ -9,7 +9,9 @@
 #include <string>
 
 #include "accelerate/core/error.h"
+#include "accelerate/data/prefetch/prefetch.h"
 #include "accelerate/data/sampler.h"
+#include "accelerate/tensor/hardware.h"
 
 namespace accelerate::internal {
 namespace {
@@ -21,6 +23,28 @@ void check(int64_t samples, const DataLoaderOptions& options) {
                        .got = ".batch_size = " + std::to_string(options.batch_size),
                        .expected = "1 or more",
                        .remedy = "Set DataLoaderOptions::batch_size"});
+  }
+  if (options.num_workers < 0) {
+    throw ConfigError({.place = "DataLoader",
+                       .what = "The number of workers is negative",
+                       .got = ".num_workers = " + std::to_string(options.num_workers),
+                       .expected = "0 or more",
+                       .remedy = "Set DataLoaderOptions::num_workers; 0 makes batches on the thread of the loop"});
+  }
+  if (options.prefetch_factor && options.num_workers == 0) {
+    throw ConfigError(
+        {.place = "DataLoader",
+         .what = "Nobody makes batches ahead",
+         .got = ".prefetch_factor = " + std::to_string(*options.prefetch_factor) + " without .num_workers",
+         .expected = "workers, whose batches it counts",
+         .remedy = "Set .num_workers to 1 or more, or leave out .prefetch_factor"});
+  }
+  if (options.prefetch_factor.value_or(1) < 1) {
+    throw ConfigError({.place = "DataLoader",
+                       .what = "The workers may make no batch",
+                       .got = ".prefetch_factor = " + std::to_string(*options.prefetch_factor),
+                       .expected = "1 or more",
+                       .remedy = "Set DataLoaderOptions::prefetch_factor, or leave it out"});
   }
   if (samples < 1) {
     throw DataError({.place = "DataLoader",
@@ -109,6 +133,10 @@ std::shared_ptr<LoaderCore> LoaderCore::prepared(LoaderPlacement placement) cons
     core->options_.seed = agree(samples_, core->options_, placement);
     check_shard(placement.shard, options_.batch_size);
   }
+  const bool beside = placement.move && placement.non_blocking && !placement.device.is_cpu();
+  if (beside && core->options_.pin_memory.value_or(true) && !placement.transfer) {
+    placement.transfer = make_transfer(placement.device);
+  }
   core->placement_ = std::move(placement);
   check_batches(core->plan(), options_.batch_size);
   return core;
@@ -149,15 +177,37 @@ void LoaderPass::leave() {
   entered_ = false;
 }
 
+void LoaderPass::begin(const ShardPlan& plan) {
+  const DataLoaderOptions& options = loader_->options_;
+  const auto& placement = loader_->placement_;
+  constexpr int64_t kPrefetchFactor = 2;
+  prefetch_.reset();  // its workers end before others start
+  prefetch_ =
+      std::make_unique<Prefetch>(loader_->fetch_, BatchIndices(plan, order_, position_),
+                                 PrefetchOptions{.num_workers = options.num_workers,
+                                                 .prefetch_factor = options.prefetch_factor.value_or(kPrefetchFactor),
+                                                 .device = placement ? placement->device : c10::Device(c10::kCPU)},
+                                 placement ? placement->transfer : nullptr);
+  even_batches_ = plan.shard.even_batches;
+}
+
 void* LoaderPass::next() {
   const ShardPlan plan = loader_->plan();
   current_ = {};  // frees the last batch before the next one is made
   // A join may have turned the batches uneven when this rank had its last even one.
   if (position_ >= plan.batches()) {
+    prefetch_.reset();
     leave();
     return nullptr;
   }
-  current_ = loader_->fetch_(plan.batch(order_, position_, filled_));
+  // Then the last round is another one, which may have been made ahead.
+  if (!prefetch_ || even_batches_ != plan.shard.even_batches) begin(plan);
+  try {
+    current_ = prefetch_->next();
+  } catch (...) {
+    prefetch_.reset();
+    throw;
+  }
   progress_.batch_samples = std::min(plan.total_batch_size(), plan.samples - position_ * plan.total_batch_size());
   ++position_;
   progress_.end_of_dataloader = position_ == plan.batches();
@@ -168,6 +218,10 @@ void* LoaderPass::next() {
       if (!tensor.defined() || tensor.device() == device) return;
       // Towards a GPU the host need not wait; what comes from one it may read at once.
       tensor = tensor.to(device, /*non_blocking=*/non_blocking && !device.is_cpu());
+    });
+  } else if (loader_->options_.pin_memory.value_or(false) && Hardware::of_process().cuda_devices > 0) {
+    current_.for_each(current_.value.get(), [](at::Tensor& tensor) {
+      if (can_be_staged(tensor)) tensor = tensor.pin_memory();
     });
   }
   return current_.value.get();

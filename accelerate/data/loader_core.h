@@ -12,8 +12,8 @@
 
 #include "accelerate/comm/group.h"
 #include "accelerate/data/active_loaders.h"
+#include "accelerate/data/fetch.h"
 #include "accelerate/data/shard.h"
-#include "accelerate/tensor/tree.h"
 
 namespace accelerate {
 
@@ -22,18 +22,18 @@ struct DataLoaderOptions {
   bool shuffle = false;               ///< a new order each epoch, drawn from (seed, epoch)
   bool drop_last = false;             ///< leave out a last batch that would be short
   std::optional<uint64_t> seed = {};  ///< of the order; unset: the seed of LibTorch's default generator (`set_seed`)
+  int64_t num_workers =
+      0;  ///< threads that make batches ahead and call the data set at the same time; 0: the loop's own
+  /// Batches pass through memory that the GPU reads while the host goes on. Unset: those of a prepared loader that go
+  /// to a GPU. True: also those that stay on the host. Without a GPU it means nothing.
+  std::optional<bool> pin_memory = {};
+  std::optional<int64_t> prefetch_factor = {};  ///< batches that each worker makes ahead; unset: 2
 };
 
 namespace internal {
 
-/// One batch whose type is forgotten: the value, and how to visit its tensors.
-struct Slot {
-  std::shared_ptr<void> value;
-  void (*for_each)(void* value, TensorVisitor visit) = nullptr;
-};
-
-/// Examples `indices` of a data set, collated.
-using Fetch = std::function<Slot(std::span<const int64_t> indices)>;
+class Prefetch;
+class Transfer;
 
 /// What preparing adds to a loader.
 struct LoaderPlacement {
@@ -46,6 +46,7 @@ struct LoaderPlacement {
   std::function<uint64_t()> draw_seed = {};  ///< of a pass's order; empty: it is that of (seed, epoch)
   std::optional<uint64_t> data_seed = {};    ///< for a loader without a seed of its own
   std::function<void()> before_pass = {};    ///< reached by every rank when a pass starts
+  std::shared_ptr<Transfer> transfer = {};   ///< unset: that of `device`, if batches go there beside the computation
 };
 
 class LoaderPass;
@@ -53,7 +54,8 @@ class LoaderPass;
 /// The part of a DataLoader that does not know the batch type.
 class LoaderCore {
  public:
-  /// Throws ConfigError for a batch size below 1, DataError for an empty data set or one that gives no batch at all.
+  /// Throws ConfigError for a batch size below 1 and for workers and batches ahead that make no sense, DataError for an
+  /// empty data set or one that gives no batch at all.
   LoaderCore(int64_t samples, Fetch fetch, DataLoaderOptions options);
 
   /// The same data and options, counting epochs from 0, with this rank's batches on the device. Reached by every rank:
@@ -96,10 +98,12 @@ class LoaderPass {
 
  private:
   void leave();
+  void begin(const ShardPlan& plan);
   std::shared_ptr<LoaderCore> loader_;
   std::vector<int64_t> order_;
-  std::vector<int64_t> filled_;
-  int64_t position_ = 0;  ///< batches handed out
+  std::unique_ptr<Prefetch> prefetch_;  ///< from `position_` on
+  bool even_batches_ = true;            ///< what it was made for
+  int64_t position_ = 0;                ///< batches handed out
   Slot current_;
   LoaderProgress progress_;
   bool entered_ = false;
