@@ -10,6 +10,7 @@
 #include "accelerate/comm/random_state.h"
 #include "accelerate/optim/move_state.h"
 #include "accelerate/optim/scheduler_ranks.h"
+#include "accelerate/optim/update.h"
 
 namespace accelerate::internal {
 namespace {
@@ -69,6 +70,7 @@ class Build {
       item.prepared = std::make_shared<OptimizerCore>(item.optimizer, context_.sync,
                                                       hooks_of(*item.optimizer, all_.models, context_), item.set_mode,
                                                       context_.scaler);
+      if (context_.steps) item.prepared->keep_counters(Counters::kOnDevice);
       all_.optimizers.push_back(item.prepared);
     }
     last_optimizer_ = item.prepared;

@@ -67,6 +67,10 @@ OptimizerHooks hooks_of(const torch::optim::Optimizer& optimizer, const Models& 
     *partners = partners_of(groups, prepared.models);
   };
   if (context.steps) {
+    hooks.apart = [steps = std::weak_ptr(context.steps)](const std::function<void()>& work) {
+      const auto recorder = steps.lock();
+      recorder ? recorder->do_apart(work) : work();
+    };
     // Weak: optimizers may outlive the Accelerator, the captured work does not.
     hooks.stepped = [steps = std::weak_ptr(context.steps), sync = context.sync](const OptimizerCore& stepped) {
       if (const auto recorder = steps.lock()) recorder->stepped(&stepped, sync->in_window());

@@ -12,6 +12,7 @@
 
 #include "accelerate/comm/connect.h"
 #include "accelerate/comm/group_core.h"
+#include "accelerate/comm/launched.h"
 #include "accelerate/core/error.h"
 #include "accelerate/core/heap.h"
 #include "accelerate/core/kernel.h"
@@ -277,6 +278,26 @@ void Runtime::repeated(const PassOptions& options) {
   }
 }
 
+std::shared_ptr<void> Runtime::capturing() {
+  return group_.core() == nullptr ? std::make_shared<char>() : group_.core()->capturing();
+}
+
+void Runtime::launch(CapturedWork& work) {
+  if (group_.core() == nullptr) return work.launch();
+  // Other ranks may be waited for in it.
+  group_.core()->start("captured step", [&] {
+    work.launch();
+    return c10::make_intrusive<Launched>(plan_.device);
+  });
+}
+
+/// So that rates need not be brought to the device in the middle of a step.
+void Runtime::prepare_updates() const {
+  for (const auto& weak : prepared_.optimizers) {
+    if (const auto optimizer = weak.lock()) optimizer->prepare_step();
+  }
+}
+
 std::shared_ptr<StepRecorder> Runtime::make_recorder() {
   if (!plan_.cuda_graph) return nullptr;
   const auto some_gradient = [this] {
@@ -291,8 +312,8 @@ std::shared_ptr<StepRecorder> Runtime::make_recorder() {
     return false;
   };
   return std::make_shared<StepRecorder>(*plan_.cuda_graph, plan_.device, plan_.capture.make(plan_.device),
-                                        static_cast<Passes&>(*this),
-                                        StepHooks{.before_step = [] {}, .has_gradients = some_gradient}, log_);
+                                        static_cast<TapeHost&>(*this),
+                                        StepHooks{.before_step = [this] { prepare_updates(); }, .has_gradients = some_gradient}, log_);
 }
 
 void Runtime::follow_windows() {

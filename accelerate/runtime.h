@@ -20,7 +20,7 @@
 namespace accelerate::internal {
 
 /// Everything one Accelerator owns, and the order in which it comes and goes.
-class Runtime final : private Passes {
+class Runtime final : private TapeHost {
  public:
   Runtime(Plan plan, LogSink sink);
   Runtime(const Runtime&) = delete;
@@ -68,6 +68,9 @@ class Runtime final : private Passes {
  private:
   void run(const at::Tensor& root, const PassOptions& options) override;
   void repeated(const PassOptions& options) override;
+  std::shared_ptr<void> capturing() override;
+  void launch(CapturedWork& work) override;
+  void prepare_updates() const;
   std::shared_ptr<StepRecorder> make_recorder();
   void follow_windows();
   void resolve_updates() noexcept;

@@ -10,7 +10,7 @@ set(private_headers plan.h plan_agreement.h plan_capture.h plan_device.h plan_fo
   comm/backends/shm/arguments.h comm/backends/shm/call.h comm/backends/shm/exchange.h comm/backends/shm/fence.h
   comm/backends/shm/peers.h comm/backends/shm/reduce_kernels.h comm/backends/shm/segment.h
   comm/backends/shm/shm_backend.h comm/backends/shm/staged.h
-  comm/address.h comm/backend.h comm/connect.h comm/copy.h comm/debug.h comm/group_core.h comm/liveness.h
+  comm/address.h comm/backend.h comm/connect.h comm/copy.h comm/debug.h comm/group_core.h comm/launched.h comm/liveness.h
   comm/liveness_rules.h comm/meeting.h comm/operations.h comm/random_state.h comm/trigger.h
   data/prefetch/host_source.h data/prefetch/pinned_ring.h data/prefetch/prefetch.h data/prefetch/transfer.h
   optim/fused_update.h optim/momentum.h optim/move_state.h optim/scheduler_ranks.h optim/schedules/checks.h

@@ -177,7 +177,7 @@ GroupCore::~GroupCore() {
 }
 
 GroupCore::Started GroupCore::start(const char* operation, const Starter& starter) {
-  if (!setup_.liveness) {
+  if (!setup_.liveness || is_capturing()) {
     auto work = starter();
     return {work, work->getFuture()};
   }

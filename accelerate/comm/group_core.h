@@ -63,6 +63,11 @@ class GroupCore {
   };
   Started start(const char* operation, const Starter& starter);
 
+  /// As long as the token is kept, what is started is captured and not done: nobody can ask whether it has ended, and
+  /// nothing is registered. The launch is an operation of its own.
+  std::shared_ptr<void> capturing() { return capturing_; }
+  bool is_capturing() const { return capturing_.use_count() > 1; }
+
   std::shared_ptr<GroupCore> split(int64_t color);
   /// Throws CommError if a rank is lost. For what exchanges nothing, and may have got what an aborted transport left in
   /// memory.
@@ -80,6 +85,7 @@ class GroupCore {
   bool needs_comparison_ = false;
   bool gathers_lists_ = false;
   int64_t splits_ = 0;
+  std::shared_ptr<void> capturing_ = std::make_shared<char>();
 };
 
 /// The core of a group of several ranks for code that needs c10d itself.

@@ -106,7 +106,10 @@ StepResult OptimizerCore::update(const std::function<at::Tensor()>& closure) {
   return result;
 }
 
-void OptimizerCore::prepare_step() { update_->upload_rates(); }
+void OptimizerCore::prepare_step() {
+  if (update_->rates_are_uploaded()) return;
+  hooks_.apart ? hooks_.apart([this] { update_->upload_rates(); }) : update_->upload_rates();
+}
 
 bool OptimizerCore::rates_are_uploaded() const {
   return (!unresolved_ || unresolved_->followers.empty()) && update_->rates_are_uploaded();

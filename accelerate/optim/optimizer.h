@@ -41,6 +41,8 @@ struct OptimizerHooks {
   /// Throws UsageError for parameters of no prepared model, else the hooks count them in from now on.
   std::function<void(const torch::optim::OptimizerParamGroup& group)> admit = {};
   std::function<at::Tensor(const at::Tensor& loss)> mean_over_ranks = {};
+  /// Does what must not be captured as a part of the step.
+  std::function<void(const std::function<void()>& work)> apart = {};
   std::function<void(const OptimizerCore& optimizer)> stepped = {};  ///< at the end of `step()`, whatever it did
 };
 

@@ -18,11 +18,11 @@ constexpr int64_t kFallbacksInARow = 2;
 }  // namespace
 
 StepRecorder::StepRecorder(CudaGraph options, c10::Device device, std::unique_ptr<CaptureDevice> capture,
-                           Passes& passes, StepHooks hooks, Log log)
+                           TapeHost& host, StepHooks hooks, Log log)
     : options_(options),
       device_(device),
       capture_(std::move(capture)),
-      passes_(passes),
+      host_(host),
       hooks_(std::move(hooks)),
       log_(std::move(log)) {}
 
@@ -101,14 +101,19 @@ void StepRecorder::on_operator(const c10::OperatorHandle& op, torch::jit::Stack&
 
 void StepRecorder::backward(const at::Tensor& root, const PassOptions& pass) {
   const Unobserved own;
-  if (recording_) return recording_->on_backward(root, pass, [&] { passes_.run(root, pass); });
+  if (recording_) return recording_->on_backward(root, pass, [&] { host_.run(root, pass); });
   if (on_tape_) return slot_->tape->on_backward(root, pass);
-  passes_.run(root, pass);
+  host_.run(root, pass);
 }
 
 void StepRecorder::before_read(std::string_view name) {
   if (recording_) return recording_->on_read(name);
   if (on_tape_) slot_->tape->on_read(name);
+}
+
+void StepRecorder::do_apart(const std::function<void()>& work) {
+  const Unobserved own;
+  on_tape_ ? slot_->tape->do_apart(work) : work();
 }
 
 void StepRecorder::stepped(const void* optimizer, bool in_window) {
@@ -174,10 +179,10 @@ void StepRecorder::end_recording(Slot& slot) {
     slot.first = std::make_unique<Recording>(std::move(*second));
     return;
   }
-  const Tape::Refusal refusal = Tape::refusal(*slot.first, *second);
+  const Tape::Refusal refusal = Tape::refusal(*slot.first, *second, device_.type());
   if (refusal.reason.empty()) {
     slot.fresh = true;
-    slot.tape = std::make_unique<Tape>(*slot.first, std::move(*second), device_.type(), *capture_, passes_);
+    slot.tape = std::make_unique<Tape>(*slot.first, std::move(*second), device_.type(), *capture_, host_);
     slot.first.reset();
   } else if (refusal.for_good) {
     refuse(slot, refusal.reason);

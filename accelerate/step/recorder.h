@@ -38,7 +38,7 @@ struct StepHooks {
 /// Captures the steps of one Accelerator: which step is which, when it is written down, captured, replayed, given up.
 class StepRecorder final : public OperatorObserver {
  public:
-  StepRecorder(CudaGraph options, c10::Device device, std::unique_ptr<CaptureDevice> capture, Passes& passes,
+  StepRecorder(CudaGraph options, c10::Device device, std::unique_ptr<CaptureDevice> capture, TapeHost& host,
                StepHooks hooks, Log log);
   ~StepRecorder();
 
@@ -51,6 +51,8 @@ class StepRecorder final : public OperatorObserver {
   void backward(const at::Tensor& root, const PassOptions& pass);
   /// The host is going to do something that waits for the device, or that the device does past LibTorch's operators.
   void before_read(std::string_view name);
+  /// Does `work` now, which is no part of the step.
+  void do_apart(const std::function<void()>& work);
   /// An optimizer has stepped; its gradients are still there. Ends a step that no window and no step object holds.
   void stepped(const void* optimizer, bool in_window);
   /// An accumulation window has ended, and with it the step, unless a step object holds it.
@@ -83,7 +85,7 @@ class StepRecorder final : public OperatorObserver {
   CudaGraph options_;
   c10::Device device_;
   std::unique_ptr<CaptureDevice> capture_;
-  Passes& passes_;
+  TapeHost& host_;
   StepHooks hooks_;
   Log log_;
   std::vector<std::unique_ptr<Slot>> slots_;

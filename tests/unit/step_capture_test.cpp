@@ -1,5 +1,5 @@
-// The unchanged loop with `.cuda_graph`, over the host's double of a device that captures: the same numbers as without,
-// and every step either replayed or run as usual for a reason.
+// The unchanged loop with `.cuda_graph`: the same numbers as without, and every step either replayed or run as usual for
+// a reason. Here over the host's double of a device that captures; tests/gpu runs it over CUDA.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
@@ -8,7 +8,8 @@
 #include <optional>
 
 #include "accelerate/accelerate.h"
-#include "tests/unit/host_capture.h"
+#include "accelerate/optim/update.h"
+#include "tests/unit/capturing.h"
 
 using accelerate::Accelerator;
 using accelerate::AcceleratorOptions;
@@ -20,6 +21,16 @@ using testing::SizeIs;
 namespace F = torch::nn::functional;
 
 namespace {
+
+class StepCapture : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const auto why = capturing::refusal()) GTEST_SKIP() << *why;
+  }
+};
+
+at::Tensor randn(at::IntArrayRef sizes) { return torch::randn(sizes).to(capturing::device()); }
+at::Tensor labels_of(int64_t count) { return torch::randint(0, 4, {count}, torch::kLong).to(capturing::device()); }
 
 struct NetImpl : torch::nn::Module {
   explicit NetImpl(double p = 0, bool norm = false) : dropout(p) {
@@ -51,6 +62,11 @@ struct Variant {
   int64_t small_batch_every = 0;
 };
 
+/// The kernels that captured steps use on any device: LibTorch's for the CPU round differently.
+void use_captured_kernels(const accelerate::Optimizer& optimizer) {
+  optimizer.core()->keep_counters(accelerate::internal::Counters::kOnDevice);
+}
+
 struct Result {
   std::vector<at::Tensor> parameters;
   std::vector<double> log;
@@ -79,23 +95,22 @@ void page(Body& b) {
 }
 
 Result train(const Variant& variant, bool captured, const std::function<void(Body&)>& body) {
-  AcceleratorOptions options{.gradient_accumulation_steps = variant.accumulate, .cpu = true};
+  AcceleratorOptions options = capturing::options();
+  options.gradient_accumulation_steps = variant.accumulate;
   options.log_sink = [](accelerate::LogLevel, std::string_view) {};
   if (variant.mixed_precision) options.mixed_precision = *variant.mixed_precision;
-  if (captured) {
-    options.cuda_graph = CudaGraph{};
-    options.extensions.captures = {host_capture()};
-  }
+  if (captured) options.cuda_graph = CudaGraph{};
   Accelerator accelerator(options);
   torch::manual_seed(1);
   Net net(variant.dropout, variant.norm);
   torch::optim::SGD sgd(net->parameters(), torch::optim::SGDOptions(0.1).momentum(0.9));
   std::vector<std::pair<at::Tensor, at::Tensor>> batches;
   for (int i = 0; i < 5; ++i) {
-    const auto x = torch::randn({8, 12});
-    batches.emplace_back(x, torch::randint(0, 4, {8}, torch::kLong));
+    const auto x = randn({8, 12});
+    batches.emplace_back(x, labels_of(8));
   }
   auto [model, optimizer] = accelerator.prepare(net, sgd);
+  use_captured_kernels(optimizer);
   torch::manual_seed(2);
   Result result;
   for (int64_t i = 0; i < variant.steps; ++i) {
@@ -133,7 +148,7 @@ CudaGraphReport expect_same(const Variant& variant, const std::function<void(Bod
   return captured.report;
 }
 
-TEST(StepCapture, ThePagesLoopIsReplayedFromTheSixthStepOn) {
+TEST_F(StepCapture, ThePagesLoopIsReplayedFromTheSixthStepOn) {
   const CudaGraphReport report = expect_same({}, page);
   EXPECT_EQ(report.steps, 24);
   EXPECT_EQ(report.captured, 1);
@@ -172,7 +187,7 @@ void expect_all_replayed(const CudaGraphReport& report, int64_t kinds = 1) {
   EXPECT_GT(report.replayed, 0);
 }
 
-TEST(StepCapture, ALoopWithoutWindowsEndsItsStepsAtTheOptimizer) {
+TEST_F(StepCapture, ALoopWithoutWindowsEndsItsStepsAtTheOptimizer) {
   expect_all_replayed(expect_same({}, [](Body& b) {
     b.optimizer.zero_grad();
     auto loss = cross_entropy(b.model(b.x), b.y);
@@ -182,7 +197,7 @@ TEST(StepCapture, ALoopWithoutWindowsEndsItsStepsAtTheOptimizer) {
   }));
 }
 
-TEST(StepCapture, TheLossMayBeReadAfterTheStepWheneverTheUserLikes) {
+TEST_F(StepCapture, TheLossMayBeReadAfterTheStepWheneverTheUserLikes) {
   expect_all_replayed(expect_same({}, with({.after_step = [](Body& b, const at::Tensor&, const at::Tensor& loss) {
                                     b.log.push_back(loss.item<double>());
                                   }})));
@@ -195,7 +210,7 @@ TEST(StepCapture, TheLossMayBeReadAfterTheStepWheneverTheUserLikes) {
   EXPECT_GE(report.replayed, 15);
 }
 
-TEST(StepCapture, AReadBeforeTheOptimizerCutsTheGraphInTwo) {
+TEST_F(StepCapture, AReadBeforeTheOptimizerCutsTheGraphInTwo) {
   expect_all_replayed(expect_same({}, with({.after_backward = [](Body& b, const at::Tensor&, const at::Tensor& loss) {
                                     b.log.push_back(loss.item<double>());
                                   }})));
@@ -208,7 +223,7 @@ TEST(StepCapture, AReadBeforeTheOptimizerCutsTheGraphInTwo) {
   EXPECT_THAT(report.last_fallback, HasSubstr("aten::item"));
 }
 
-TEST(StepCapture, AReadBetweenTheModelAndBackwardIsNamedAndNotCaptured) {
+TEST_F(StepCapture, AReadBetweenTheModelAndBackwardIsNamedAndNotCaptured) {
   const CudaGraphReport report = expect_same({}, with({.loss = [](Body& b, const at::Tensor&, at::Tensor loss) {
                                                b.log.push_back(loss.item<double>());
                                                return loss;
@@ -218,7 +233,7 @@ TEST(StepCapture, AReadBetweenTheModelAndBackwardIsNamedAndNotCaptured) {
   EXPECT_THAT(report.not_captured[0], HasSubstr("aten::item waits for the device between the model and"));
 }
 
-TEST(StepCapture, AnotherTermOfTheLossRunsAsUsual) {
+TEST_F(StepCapture, AnotherTermOfTheLossRunsAsUsual) {
   for (const int64_t at : {4, 5, 6, 13}) {
     const CudaGraphReport report =
         expect_same({.dropout = 0.2}, with({.loss = [at](Body& b, const at::Tensor& logits, at::Tensor loss) {
@@ -228,7 +243,7 @@ TEST(StepCapture, AnotherTermOfTheLossRunsAsUsual) {
   }
 }
 
-TEST(StepCapture, ARateThatChangesNowAndThenIsCapturedAnew) {
+TEST_F(StepCapture, ARateThatChangesNowAndThenIsCapturedAnew) {
   const CudaGraphReport report =
       expect_same({.steps = 40}, with({.before = [](Body& b) {
                     if (b.step % 20 == 0) b.optimizer.param_groups()[0].options().set_lr(0.1 / (1 + b.step / 20));
@@ -236,20 +251,20 @@ TEST(StepCapture, ARateThatChangesNowAndThenIsCapturedAnew) {
   EXPECT_GT(report.replayed, 20);
 }
 
-TEST(StepCapture, BatchesOfAnotherSizeAreAKindOfTheirOwn) {
+TEST_F(StepCapture, BatchesOfAnotherSizeAreAKindOfTheirOwn) {
   const CudaGraphReport report = expect_same({.dropout = 0.3, .steps = 40, .small_batch_every = 4}, page);
   expect_all_replayed(report, 2);
 }
 
-TEST(StepCapture, DropoutDrawsTheSameNumbers) { expect_all_replayed(expect_same({.dropout = 0.3}, page)); }
+TEST_F(StepCapture, DropoutDrawsTheSameNumbers) { expect_all_replayed(expect_same({.dropout = 0.3}, page)); }
 
-TEST(StepCapture, BatchNormKeepsItsStatistics) { expect_all_replayed(expect_same({.norm = true}, page)); }
+TEST_F(StepCapture, BatchNormKeepsItsStatistics) { expect_all_replayed(expect_same({.norm = true}, page)); }
 
-TEST(StepCapture, AutocastConvertsTheWeightsOfEachStep) {
+TEST_F(StepCapture, AutocastConvertsTheWeightsOfEachStep) {
   expect_all_replayed(expect_same({.mixed_precision = "bf16"}, page));
 }
 
-TEST(StepCapture, AnEvaluationInBetweenIsNoStep) {
+TEST_F(StepCapture, AnEvaluationInBetweenIsNoStep) {
   expect_all_replayed(expect_same({.dropout = 0.3}, [](Body& b) {
     if (b.step % 7 == 6) {
       const torch::NoGradGuard no_grad;
@@ -261,7 +276,7 @@ TEST(StepCapture, AnEvaluationInBetweenIsNoStep) {
   }));
 }
 
-TEST(StepCapture, ResultsThatAreKeptStayAsTheyWere) {
+TEST_F(StepCapture, ResultsThatAreKeptStayAsTheyWere) {
   std::vector<at::Tensor> losses, rows;
   at::Tensor average, outer;
   const auto body = with({.after_step = [&](Body& b, const at::Tensor& logits, const at::Tensor& loss) {
@@ -280,7 +295,7 @@ TEST(StepCapture, ResultsThatAreKeptStayAsTheyWere) {
   EXPECT_GT(report.replayed, 10);
 }
 
-TEST(StepCapture, LogitsKeptNowAndThenOutliveTheNextSteps) {
+TEST_F(StepCapture, LogitsKeptNowAndThenOutliveTheNextSteps) {
   at::Tensor before;
   const CudaGraphReport report = expect_same({.dropout = 0.1}, [&](Body& b) {
     auto window = b.accelerator.accumulate(b.model);
@@ -297,7 +312,7 @@ TEST(StepCapture, LogitsKeptNowAndThenOutliveTheNextSteps) {
   EXPECT_GT(report.replayed, 14);
 }
 
-TEST(StepCapture, AccumulatedGradientsHaveKindsOfTheirOwn) {
+TEST_F(StepCapture, AccumulatedGradientsHaveKindsOfTheirOwn) {
   for (const int64_t micro_steps : {2, 3, 4}) {
     const CudaGraphReport report = expect_same({.dropout = 0.1, .accumulate = micro_steps, .steps = 60}, page);
     EXPECT_EQ(report.captured, std::min<int64_t>(micro_steps, 3));
@@ -306,7 +321,7 @@ TEST(StepCapture, AccumulatedGradientsHaveKindsOfTheirOwn) {
   }
 }
 
-TEST(StepCapture, GradientsThatBecomeZeroKeepTheirPlace) {
+TEST_F(StepCapture, GradientsThatBecomeZeroKeepTheirPlace) {
   expect_all_replayed(expect_same({.steps = 30},
                                   [](Body& b) {
                                     auto window = b.accelerator.accumulate(b.model);
@@ -318,7 +333,7 @@ TEST(StepCapture, GradientsThatBecomeZeroKeepTheirPlace) {
                       1);
 }
 
-TEST(StepCapture, ClippingReadsTheNormOnTheHostAndCutsTheGraph) {
+TEST_F(StepCapture, ClippingReadsTheNormOnTheHostAndCutsTheGraph) {
   const CudaGraphReport report = expect_same({}, [](Body& b) {
     auto window = b.accelerator.accumulate(b.model);
     auto loss = cross_entropy(b.model(b.x), b.y);
@@ -331,14 +346,14 @@ TEST(StepCapture, ClippingReadsTheNormOnTheHostAndCutsTheGraph) {
   EXPECT_GT(report.replayed, 15);
 }
 
-TEST(StepCapture, GradientsMayBeLookedAtAfterTheStep) {
+TEST_F(StepCapture, GradientsMayBeLookedAtAfterTheStep) {
   const CudaGraphReport report = expect_same({}, with({.after_step = [](Body& b, const at::Tensor&, const at::Tensor&) {
                                                b.log.push_back(b.model->first->weight.grad().sum().item<double>());
                                              }}));
   EXPECT_GT(report.replayed, 15);
 }
 
-TEST(StepCapture, InputsMayBeTheSameTensorsFilledAgain) {
+TEST_F(StepCapture, InputsMayBeTheSameTensorsFilledAgain) {
   at::Tensor x, y;
   expect_all_replayed(expect_same({}, [&](Body& b) {
     if (b.step == 0) x = b.x.clone(), y = b.y.clone();
@@ -352,7 +367,7 @@ TEST(StepCapture, InputsMayBeTheSameTensorsFilledAgain) {
   }));
 }
 
-TEST(StepCapture, AViewOfAnInputIsAViewOfThisStepsInput) {
+TEST_F(StepCapture, AViewOfAnInputIsAViewOfThisStepsInput) {
   std::vector<at::Tensor> kept;
   const CudaGraphReport report = expect_same({}, [&](Body& b) {
     if (b.step == 0) kept.clear();
@@ -371,7 +386,7 @@ TEST(StepCapture, AViewOfAnInputIsAViewOfThisStepsInput) {
   EXPECT_GT(report.replayed, 10);
 }
 
-TEST(StepCapture, AnOperatorThatThrowsDoesSoAsUsual) {
+TEST_F(StepCapture, AnOperatorThatThrowsDoesSoAsUsual) {
   const CudaGraphReport report =
       expect_same({.dropout = 0.1}, with({.loss = [](Body& b, const at::Tensor& logits, at::Tensor loss) {
                     if (b.step == 11) {
@@ -386,7 +401,7 @@ TEST(StepCapture, AnOperatorThatThrowsDoesSoAsUsual) {
   EXPECT_GT(report.replayed, 10);
 }
 
-TEST(StepCapture, AStepThatThrowsLeavesWhatItLeavesWithoutCapture) {
+TEST_F(StepCapture, AStepThatThrowsLeavesWhatItLeavesWithoutCapture) {
   for (const int64_t at : {3, 4, 5, 14}) {
     const CudaGraphReport report = expect_same({.dropout = 0.1, .norm = true}, [at](Body& b) {
       try {
@@ -403,7 +418,7 @@ TEST(StepCapture, AStepThatThrowsLeavesWhatItLeavesWithoutCapture) {
   }
 }
 
-TEST(StepCapture, AStepThatIsGivenUpAfterBackwardHasItsGradients) {
+TEST_F(StepCapture, AStepThatIsGivenUpAfterBackwardHasItsGradients) {
   const CudaGraphReport report = expect_same({.dropout = 0.3}, [](Body& b) {
     auto window = b.accelerator.accumulate(b.model);
     auto loss = cross_entropy(b.model(b.x), b.y);
@@ -415,7 +430,7 @@ TEST(StepCapture, AStepThatIsGivenUpAfterBackwardHasItsGradients) {
   EXPECT_GT(report.replayed, 5);
 }
 
-TEST(StepCapture, AFrozenLayerAndANewStorageAreSeen) {
+TEST_F(StepCapture, AFrozenLayerAndANewStorageAreSeen) {
   const CudaGraphReport frozen = expect_same({.steps = 30}, with({.before = [](Body& b) {
                                                if (b.step == 12) b.model->first->weight.set_requires_grad(false);
                                              }}));
@@ -429,7 +444,7 @@ TEST(StepCapture, AFrozenLayerAndANewStorageAreSeen) {
   EXPECT_GT(moved.replayed, 12);
 }
 
-TEST(StepCapture, HooksOfTheUsersAreNamedAndNotCaptured) {
+TEST_F(StepCapture, HooksOfTheUsersAreNamedAndNotCaptured) {
   const CudaGraphReport late =
       expect_same({}, with({.before = [](Body& b) {
                     if (b.step == 12)
@@ -463,7 +478,7 @@ struct Square : torch::autograd::Function<Square> {
   }
 };
 
-TEST(StepCapture, AFunctionOfTheUsersIsNamedAndNotCaptured) {
+TEST_F(StepCapture, AFunctionOfTheUsersIsNamedAndNotCaptured) {
   const CudaGraphReport report = expect_same({}, with({.loss = [](Body&, const at::Tensor& logits, at::Tensor loss) {
                                                return loss + Square::apply(logits).mean() * 0.1;
                                              }}));
@@ -472,10 +487,10 @@ TEST(StepCapture, AFunctionOfTheUsersIsNamedAndNotCaptured) {
   EXPECT_THAT(report.not_captured[0], HasSubstr("torch::autograd::Function"));
 }
 
-TEST(StepCapture, WorkPastTheOperatorsIsNoticedWhileCapturing) {
+TEST_F(StepCapture, WorkPastTheOperatorsIsNoticedWhileCapturing) {
   const CudaGraphReport report =
       expect_same({.dropout = 0.2}, with({.loss = [](Body& b, const at::Tensor&, at::Tensor loss) {
-                    if (b.step == 4) give_unknown_work();
+                    if (b.step == 4) capturing::give_unknown_work(b.x);
                     return loss;
                   }}));
   EXPECT_EQ(report.replayed, 0);
@@ -483,7 +498,7 @@ TEST(StepCapture, WorkPastTheOperatorsIsNoticedWhileCapturing) {
   EXPECT_THAT(report.not_captured[0], HasSubstr("past LibTorch's operators"));
 }
 
-TEST(StepCapture, AutogradPastTheAcceleratorIsNamedAndNotCaptured) {
+TEST_F(StepCapture, AutogradPastTheAcceleratorIsNamedAndNotCaptured) {
   const CudaGraphReport report = expect_same({}, [](Body& b) {
     auto window = b.accelerator.accumulate(b.model);
     auto loss = cross_entropy(b.model(b.x), b.y);
@@ -496,7 +511,7 @@ TEST(StepCapture, AutogradPastTheAcceleratorIsNamedAndNotCaptured) {
   EXPECT_THAT(report.not_captured[0], HasSubstr("accelerator.backward(loss)"));
 }
 
-TEST(StepCapture, AutogradPastTheAcceleratorInOneStepRunsAsUsual) {
+TEST_F(StepCapture, AutogradPastTheAcceleratorInOneStepRunsAsUsual) {
   const CudaGraphReport report = expect_same({.dropout = 0.2}, [](Body& b) {
     auto window = b.accelerator.accumulate(b.model);
     auto loss = cross_entropy(b.model(b.x), b.y);
@@ -508,8 +523,8 @@ TEST(StepCapture, AutogradPastTheAcceleratorInOneStepRunsAsUsual) {
   EXPECT_GT(report.replayed, 10);
 }
 
-TEST(StepCapture, AutogradFromAGradientPastTheAcceleratorIsAnErrorThatSaysSo) {
-  const at::Tensor gradient = torch::ones({8, 4});
+TEST_F(StepCapture, AutogradFromAGradientPastTheAcceleratorIsAnErrorThatSaysSo) {
+  const at::Tensor gradient = torch::ones({8, 4}).to(capturing::device());
   try {
     train({}, true, with({.loss = [&](Body& b, const at::Tensor& logits, at::Tensor loss) {
             if (b.step == 12) logits.backward(gradient);
@@ -521,7 +536,7 @@ TEST(StepCapture, AutogradFromAGradientPastTheAcceleratorIsAnErrorThatSaysSo) {
   }
 }
 
-TEST(StepCapture, ANumberOfTheHostThatChangesInEveryStepIsGivenUp) {
+TEST_F(StepCapture, ANumberOfTheHostThatChangesInEveryStepIsGivenUp) {
   const CudaGraphReport report =
       expect_same({.steps = 80}, with({.loss = [](Body& b, const at::Tensor&, at::Tensor loss) {
                     return loss * (1 + 0.01 * static_cast<double>(b.step));
@@ -530,7 +545,7 @@ TEST(StepCapture, ANumberOfTheHostThatChangesInEveryStepIsGivenUp) {
   EXPECT_THAT(report.not_captured, SizeIs(1));
 }
 
-TEST(StepCapture, TwoLossesThroughOneGraph) {
+TEST_F(StepCapture, TwoLossesThroughOneGraph) {
   expect_all_replayed(expect_same({.dropout = 0.2}, [](Body& b) {
     auto window = b.accelerator.accumulate(b.model);
     auto logits = b.model(b.x);
@@ -543,7 +558,7 @@ TEST(StepCapture, TwoLossesThroughOneGraph) {
   }));
 }
 
-TEST(StepCapture, AGraphOfTheGradientsIsNotCaptured) {
+TEST_F(StepCapture, AGraphOfTheGradientsIsNotCaptured) {
   const CudaGraphReport report = expect_same({}, [](Body& b) {
     auto window = b.accelerator.accumulate(b.model);
     auto loss = cross_entropy(b.model(b.x), b.y);
@@ -556,7 +571,7 @@ TEST(StepCapture, AGraphOfTheGradientsIsNotCaptured) {
   EXPECT_THAT(report.not_captured[0], HasSubstr("create_graph"));
 }
 
-TEST(StepCapture, MemoryOfAResultPastTheOperatorsIsNotCaptured) {
+TEST_F(StepCapture, MemoryOfAResultPastTheOperatorsIsNotCaptured) {
   const CudaGraphReport report = expect_same({}, with({.loss = [](Body&, const at::Tensor& logits, at::Tensor loss) {
                                                return loss + logits.data().mean() * 0.5;
                                              }}));
@@ -564,7 +579,7 @@ TEST(StepCapture, MemoryOfAResultPastTheOperatorsIsNotCaptured) {
   EXPECT_THAT(report.not_captured, SizeIs(1));
 }
 
-TEST(StepCapture, TheAddressOfAResultThatHasNotBeenLaunchedIsRefused) {
+TEST_F(StepCapture, TheAddressOfAResultThatHasNotBeenLaunchedIsRefused) {
   EXPECT_THROW(train({}, true,
                      with({.loss =
                                [](Body& b, const at::Tensor&, at::Tensor loss) {
@@ -574,7 +589,7 @@ TEST(StepCapture, TheAddressOfAResultThatHasNotBeenLaunchedIsRefused) {
                c10::Error);
 }
 
-TEST(StepCapture, AResultOutlivesItsAccelerator) {
+TEST_F(StepCapture, AResultOutlivesItsAccelerator) {
   at::Tensor kept;
   std::vector<double> log;
   const auto body = with({.after_step = [&](Body&, const at::Tensor&, const at::Tensor& loss) { kept = loss; }});
@@ -599,17 +614,16 @@ struct Pair {
 enum class Boundaries { kWindow, kNone, kStepObject, kTwoStepObjects };
 
 std::pair<std::vector<at::Tensor>, CudaGraphReport> adversarial(bool captured, Boundaries boundaries) {
-  AcceleratorOptions options{.cpu = true};
+  AcceleratorOptions options = capturing::options();
   options.log_sink = [](accelerate::LogLevel, std::string_view) {};
-  if (captured) {
-    options.cuda_graph = CudaGraph{};
-    options.extensions.captures = {host_capture()};
-  }
+  if (captured) options.cuda_graph = CudaGraph{};
   torch::manual_seed(3);
   Pair pair(options);
   Accelerator& accelerator = pair.accelerator;
   auto [generator, critic, of_generator, of_critic] =
       accelerator.prepare(pair.generator, pair.critic, pair.of_generator, pair.of_critic);
+  use_captured_kernels(of_generator);
+  use_captured_kernels(of_critic);
   const auto padded = [](const at::Tensor& out) { return F::pad(out, F::PadFuncOptions({0, 8})); };
   const auto criticise = [&, &generator = generator, &critic = critic, &of_critic = of_critic](const at::Tensor& x) {
     const auto fake = padded(generator(x)).detach();
@@ -633,7 +647,7 @@ std::pair<std::vector<at::Tensor>, CudaGraphReport> adversarial(bool captured, B
   auto second = accelerator.step(generate);
   std::vector<at::Tensor> result;
   for (int i = 0; i < 20; ++i) {
-    const auto x = torch::randn({8, 12});
+    const auto x = randn({8, 12});
     at::Tensor loss;
     switch (boundaries) {
       case Boundaries::kWindow: {
@@ -658,7 +672,7 @@ std::pair<std::vector<at::Tensor>, CudaGraphReport> adversarial(bool captured, B
   return {result, accelerator.cuda_graph_report()};
 }
 
-TEST(StepCapture, TwoModelsAndTwoOptimizersInAnyKindOfStep) {
+TEST_F(StepCapture, TwoModelsAndTwoOptimizersInAnyKindOfStep) {
   for (const auto boundaries :
        {Boundaries::kWindow, Boundaries::kNone, Boundaries::kStepObject, Boundaries::kTwoStepObjects}) {
     const auto [usual, none] = adversarial(false, boundaries);
@@ -673,8 +687,8 @@ TEST(StepCapture, TwoModelsAndTwoOptimizersInAnyKindOfStep) {
   }
 }
 
-TEST(StepCapture, AStepObjectReturnsWhatItsBodyReturns) {
-  Accelerator accelerator({.cpu = true});
+TEST_F(StepCapture, AStepObjectReturnsWhatItsBodyReturns) {
+  Accelerator accelerator(capturing::options());
   auto twice = accelerator.step([](int64_t number) { return 2 * number; });
   EXPECT_EQ(twice(21), 42);
   int64_t calls = 0;
@@ -685,10 +699,9 @@ TEST(StepCapture, AStepObjectReturnsWhatItsBodyReturns) {
   EXPECT_EQ(twice(1), 2);
 }
 
-TEST(StepCapture, AStepInsideAStepIsAnError) {
-  AcceleratorOptions options{.cpu = true};
+TEST_F(StepCapture, AStepInsideAStepIsAnError) {
+  AcceleratorOptions options = capturing::options();
   options.cuda_graph = CudaGraph{};
-  options.extensions.captures = {host_capture()};
   Accelerator accelerator(options);
   auto inner = accelerator.step([] { return 1; });
   auto outer = accelerator.step([&] { return inner(); });
@@ -701,11 +714,10 @@ TEST(StepCapture, AStepInsideAStepIsAnError) {
   EXPECT_EQ(inner(), 1);
 }
 
-TEST(StepCapture, MoreKindsThanAllowedRunAsUsualWithOneLine) {
+TEST_F(StepCapture, MoreKindsThanAllowedRunAsUsualWithOneLine) {
   std::vector<std::string> lines;
-  AcceleratorOptions options{.cpu = true};
+  AcceleratorOptions options = capturing::options();
   options.cuda_graph = CudaGraph{.warmup_steps = 1, .max_graphs = 1};
-  options.extensions.captures = {host_capture()};
   options.log_sink = [&](accelerate::LogLevel level, std::string_view line) {
     if (level == accelerate::LogLevel::kWarning) lines.emplace_back(line);
   };
@@ -714,7 +726,7 @@ TEST(StepCapture, MoreKindsThanAllowedRunAsUsualWithOneLine) {
   torch::optim::SGD sgd(net->parameters(), 0.1);
   auto [model, optimizer] = accelerator.prepare(net, sgd);
   for (int i = 0; i < 12; ++i) {
-    accelerator.backward(model(torch::randn({4 + i % 3, 12})).mean());
+    accelerator.backward(model(randn({4 + i % 3, 12})).mean());
     optimizer.step();
     optimizer.zero_grad();
   }
@@ -723,10 +735,9 @@ TEST(StepCapture, MoreKindsThanAllowedRunAsUsualWithOneLine) {
   EXPECT_EQ(accelerator.cuda_graph_report().captured, 1);
 }
 
-TEST(StepCapture, TwoAcceleratorsInOneThreadTakeTurns) {
-  AcceleratorOptions options{.cpu = true};
+TEST_F(StepCapture, TwoAcceleratorsInOneThreadTakeTurns) {
+  AcceleratorOptions options = capturing::options();
   options.cuda_graph = CudaGraph{};
-  options.extensions.captures = {host_capture()};
   options.log_sink = [](accelerate::LogLevel, std::string_view) {};
   Accelerator one(options), other(options);
   Net a, b;
@@ -734,33 +745,77 @@ TEST(StepCapture, TwoAcceleratorsInOneThreadTakeTurns) {
   auto [model_a, optimizer_a] = one.prepare(a, of_a);
   auto [model_b, optimizer_b] = other.prepare(b, of_b);
   for (int i = 0; i < 12; ++i) {
-    one.backward(model_a(torch::randn({4, 12})).mean());
+    one.backward(model_a(randn({4, 12})).mean());
     optimizer_a.step();
     optimizer_a.zero_grad();
-    other.backward(model_b(torch::randn({4, 12})).mean());
+    other.backward(model_b(randn({4, 12})).mean());
     optimizer_b.step();
     optimizer_b.zero_grad();
   }
   EXPECT_EQ(one.cuda_graph_report().replayed, 7);
   EXPECT_EQ(other.cuda_graph_report().replayed, 7);
-  const auto loss = model_a(torch::randn({4, 12})).mean();
-  EXPECT_THROW(model_b(torch::randn({4, 12})), accelerate::UsageError);
+  const auto loss = model_a(randn({4, 12})).mean();
+  EXPECT_THROW(model_b(randn({4, 12})), accelerate::UsageError);
 }
 
-TEST(StepCapture, WithoutADeviceThatCapturesTheOptionIsRefused) {
-  try {
-    Accelerator({.cpu = true, .cuda_graph = CudaGraph{}});
-    FAIL() << "no error";
-  } catch (const accelerate::ConfigError& error) {
-    EXPECT_THAT(error.what(), HasSubstr("[cuda_graph] Steps cannot be captured on this device: got the device cpu"));
-  }
-  AcceleratorOptions options{.cpu = true};
-  options.extensions.captures = {host_capture()};
+TEST_F(StepCapture, OptionsOutOfRangeAreRefused) {
+  AcceleratorOptions options = capturing::options();
   options.cuda_graph = CudaGraph{.max_graphs = 0};
   EXPECT_THROW(Accelerator{options}, accelerate::ConfigError);
   options.cuda_graph = CudaGraph{.warmup_steps = 0};
   EXPECT_THROW(Accelerator{options}, accelerate::ConfigError);
-  EXPECT_EQ(Accelerator({.cpu = true}).cuda_graph_report().steps, 0);
+  EXPECT_EQ(Accelerator(capturing::options()).cuda_graph_report().steps, 0);
+}
+
+/// AdamW with a warm-up, the rate another one in every step, clipping; `spoil` makes some losses infinite.
+std::pair<std::vector<at::Tensor>, CudaGraphReport> with_schedule(bool captured, const char* precision, bool spoil) {
+  AcceleratorOptions options = capturing::options();
+  options.gradient_accumulation_steps = 2;
+  options.mixed_precision = precision;
+  options.scaler_handler = accelerate::GradScalerKwargs{.init_scale = 1024, .growth_interval = 5};
+  options.log_sink = [](accelerate::LogLevel, std::string_view) {};
+  if (captured) options.cuda_graph = CudaGraph{};
+  Accelerator accelerator(options);
+  torch::manual_seed(5);
+  Net net(0.1);
+  torch::optim::AdamW adamw(net->parameters(), 1e-2);
+  auto [model, optimizer, scheduler] =
+      accelerator.prepare(net, adamw, accelerate::cosine({.warmup_steps = 5, .total_steps = 40}));
+  use_captured_kernels(optimizer);
+  std::vector<at::Tensor> result;
+  for (int i = 0; i < 60; ++i) {
+    const auto x = randn({8, 12}), y = labels_of(8);
+    if (spoil && i % 13 == 12) x.fill_(1e30);
+    auto window = accelerator.accumulate(model);
+    auto loss = cross_entropy(model(x), y);
+    accelerator.backward(loss);
+    accelerator.clip_grad_norm_(model, {.max_norm = 0.5});
+    optimizer.step();
+    scheduler.step();
+    optimizer.zero_grad();
+    result.push_back(loss.detach());
+  }
+  for (const double rate : scheduler.get_last_lr()) result.push_back(torch::tensor(rate, torch::kDouble));
+  for (const auto& parameter : net->parameters()) result.push_back(parameter.detach().clone());
+  const auto report = accelerator.cuda_graph_report();
+  return {result, report};
+}
+
+TEST_F(StepCapture, AScheduleChangesTheRateOfTheCapturedStep) {
+  for (const char* precision : {"no", "bf16", "fp16"}) {
+    for (const bool spoil : {false, true}) {
+      if (spoil && std::string_view(precision) != "fp16") continue;
+      SCOPED_TRACE(std::string(precision) + (spoil ? ", some losses are infinite" : ""));
+      const auto [usual, none] = with_schedule(false, precision, spoil);
+      const auto [captured, report] = with_schedule(true, precision, spoil);
+      ASSERT_EQ(usual.size(), captured.size());
+      for (size_t i = 0; i < usual.size(); ++i) {
+        EXPECT_TRUE(usual[i].allclose(captured[i], 0, 0, /*equal_nan=*/true)) << i << usual[i] << captured[i];
+      }
+      EXPECT_THAT(report.not_captured, IsEmpty());
+      EXPECT_GT(report.replayed, 40) << report.last_fallback;
+    }
+  }
 }
 
 }  // namespace

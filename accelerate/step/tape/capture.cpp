@@ -12,7 +12,7 @@ namespace accelerate::internal {
 
 void Tape::open_segment() {
   capture_.begin();
-  open_ = true;
+  open_ = host_.capturing();
   segments_.push_back({.begin = position_});
   capture_.mark();
 }
@@ -108,7 +108,7 @@ bool Tape::close_segment() {
     return false;
   }
   try {
-    open_ = false;
+    open_.reset();
     segments_.back().work = capture_.end();
   } catch (const std::exception& error) {
     const std::string text = error.what();
@@ -117,7 +117,7 @@ bool Tape::close_segment() {
   }
   segments_.back().end = position_;
   owned_->work.push_back(segments_.back().work);
-  segments_.back().work->launch();
+  host_.launch(*segments_.back().work);
   // A view of an input is one of the user's own tensor.
   for (Value& value : values_) {
     if (value.step != step_ || value.outside < 0 || !outside_[value.outside].is_input) continue;

@@ -78,7 +78,7 @@ void Tape::run_again(size_t begin, size_t end, std::vector<at::Tensor>& real) {
     if (entry.kind == Entry::Kind::kHost || entry.kind == Entry::Kind::kFeed) continue;  // they have run
     const ModeScope mode(entry.mode, device_);
     if (entry.kind == Entry::Kind::kBackward) {
-      passes_.run(real_of(entry.root, real), entry.pass);
+      host_.run(real_of(entry.root, real), entry.pass);
       for (const Leaf& leaf : entry.leaves) keep(leaf.after, leaf.parameter.grad());
       continue;
     }
@@ -145,7 +145,7 @@ void Tape::catch_up(const std::string& reason) {
   fallback_ = reason;
   state_ = State::kPassed;
   if (capturing) {
-    if (std::exchange(open_, false)) capture_.abandon();
+    if (std::exchange(open_, nullptr)) capture_.abandon();
     segments_.clear();
   }
   at::autocast::clear_cache();

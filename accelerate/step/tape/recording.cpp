@@ -29,6 +29,11 @@ bool has_hooks(torch::autograd::Node& node) {
   return !node.pre_hooks().empty() || !node.post_hooks().empty();
 }
 
+/// Operators of this library have the device write into memory of the host.
+constexpr std::string_view kOwnOperators = "accelerate::";
+
+bool is_pinned_memory(const at::Tensor& tensor) { return tensor.defined() && tensor.is_cpu() && tensor.is_pinned(); }
+
 bool is_number(const at::Tensor& tensor) { return tensor.unsafeGetTensorImpl()->is_wrapped_number(); }
 
 bool same_refs(const std::vector<Ref>& a, const std::vector<Ref>& b) {
@@ -75,6 +80,10 @@ Ref Recording::taken(const at::Tensor& tensor) {
   if (!on_device(tensor) || is_number(tensor)) return host(tensor);
   const auto found = known_.find(tensor.unsafeGetTensorImpl());
   if (found != known_.end()) return found->second;
+  return outside(tensor);
+}
+
+Ref Recording::outside(const at::Tensor& tensor) {
   check_layout(tensor);
   if (tensor.has_storage() && made_storages_.contains(tensor.storage().unsafeGetStorageImpl())) {
     refuse("it uses a tensor that shares memory with a result and was made past LibTorch's operators, such as .data()");
@@ -85,6 +94,11 @@ Ref Recording::taken(const at::Tensor& tensor) {
   const Ref ref{.kind = Ref::Kind::kOutside, .index = static_cast<int32_t>(outside_.size() - 1)};
   known_.emplace(tensor.unsafeGetTensorImpl(), ref);
   return ref;
+}
+
+Ref Recording::pinned(const at::Tensor& tensor) {
+  const auto found = known_.find(tensor.unsafeGetTensorImpl());
+  return found != known_.end() ? found->second : outside(tensor);
 }
 
 Ref Recording::made(const at::Tensor& tensor) {
@@ -108,13 +122,14 @@ Ref Recording::made(const at::Tensor& tensor) {
 
 Entry::Kind Recording::kind_of(const c10::OperatorHandle& op, const std::vector<c10::IValue>& arguments,
                                const std::vector<c10::IValue>& results) {
+  const bool own = op.schema().name().starts_with(kOwnOperators);
   bool takes_device = false, takes_host = false, takes_host_data = false, makes_device = false, tells_host = false;
   for (const c10::IValue& argument : arguments) {
     for_each_tensor_in(argument, [&](const at::Tensor& tensor) {
       const bool device = on_device(tensor) && !is_number(tensor);
       takes_device |= device;
       takes_host |= !device;
-      takes_host_data |= !device && tensor.dim() != 0;
+      takes_host_data |= !device && tensor.dim() != 0 && !(own && is_pinned_memory(tensor));
     });
   }
   for (const c10::IValue& result : results) {
@@ -144,8 +159,11 @@ void Recording::on_operator(const c10::OperatorHandle& op, torch::jit::Stack& st
   const auto count = static_cast<std::ptrdiff_t>(schema.arguments().size());
   const std::vector<c10::IValue> arguments(stack.end() - count, stack.end());
   Entry entry{.name = schema.name(), .op = op, .mode = Mode::now(device_)};
+  const bool reaches_host = schema.name().starts_with(kOwnOperators);
   for (size_t i = 0; i < arguments.size(); ++i) {
-    entry.arguments.push_back(argument_of(arguments[i], [this](const at::Tensor& tensor) { return taken(tensor); }));
+    entry.arguments.push_back(argument_of(arguments[i], [&](const at::Tensor& tensor) {
+      return reaches_host && is_pinned_memory(tensor) ? pinned(tensor) : taken(tensor);
+    }));
     const auto* alias = schema.arguments()[i].alias_info();
     if (alias == nullptr || !alias->isWrite()) continue;
     for (const Ref& ref : entry.arguments.back().tensors) {

@@ -57,6 +57,8 @@ class Recording {
  private:
   bool on_device(const at::Tensor& tensor) const { return tensor.device().type() == device_; }
   Ref taken(const at::Tensor& tensor);
+  Ref pinned(const at::Tensor& tensor);
+  Ref outside(const at::Tensor& tensor);
   Ref made(const at::Tensor& tensor);
   Ref host(const at::Tensor& tensor);
   Entry::Kind kind_of(const c10::OperatorHandle& op, const std::vector<c10::IValue>& arguments,

@@ -14,7 +14,7 @@ void Tape::fill(const Outside& input) {
     const at::NoGradGuard no_grad;
     input.buffer.copy_(input.current, /*non_blocking=*/true);
   };
-  open_ ? capture_.do_now(copy) : copy();
+  do_apart(copy);
 }
 
 const c10::Storage& Tape::shown(Memory& memory) {
@@ -118,7 +118,7 @@ bool Tape::launch() {
     return false;
   }
   make_room();
-  segment->work->launch();
+  host_.launch(*segment->work);
   for (Value& value : values_) {
     if (value.step != step_ || value.memory < 0) continue;
     if (const auto object = value.object.lock(); object.defined()) {

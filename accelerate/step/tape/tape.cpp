@@ -42,7 +42,7 @@ bool stays(const OutsideTensor& a, const OutsideTensor& b) {
 
 }  // namespace
 
-Tape::Refusal Tape::refusal(const Recording& first, const Recording& second) {
+Tape::Refusal Tape::refusal(const Recording& first, const Recording& second, c10::DeviceType device) {
   for (const Recording* recording : {&first, &second}) {
     if (!recording->refusal().empty()) return {.reason = recording->refusal(), .for_good = true};
   }
@@ -53,6 +53,7 @@ Tape::Refusal Tape::refusal(const Recording& first, const Recording& second) {
     const OutsideTensor& now = second.outside()[i];
     if (stays(first.outside()[i], now)) continue;
     if (now.requires_grad) return {.reason = "a tensor that requires a gradient is a new one in every step"};
+    if (now.tensor.device().type() != device) return {.reason = "memory of the host is another one in every step"};
     if (now.written) return {.reason = "a tensor that is written in place is a new one in every step"};
   }
   // Nothing of a forward pass may be launched before its backward pass: caught up with, its graph would be missing.
@@ -81,10 +82,10 @@ Tape::Refusal Tape::refusal(const Recording& first, const Recording& second) {
   return {};
 }
 
-Tape::Tape(const Recording& first, Recording second, c10::DeviceType device, CaptureDevice& capture, Passes& passes)
+Tape::Tape(const Recording& first, Recording second, c10::DeviceType device, CaptureDevice& capture, TapeHost& host)
     : device_(device),
       capture_(capture),
-      passes_(passes),
+      host_(host),
       entries_(second.entries()),
       numbers_(second.numbers()),
       owned_(std::make_shared<Owned>()) {
@@ -174,18 +175,18 @@ void Tape::on_operator(const c10::OperatorHandle& op, torch::jit::Stack& stack) 
 void Tape::on_backward(const at::Tensor& root, const PassOptions& pass) {
   const Unobserved own;
   if (unknown_work()) pass_by("work was given to the device past LibTorch's operators");
-  if (state_ != State::kCapturing && state_ != State::kReplaying) return passes_.run(root, pass);
+  if (state_ != State::kCapturing && state_ != State::kReplaying) return host_.run(root, pass);
   if (position_ == entries_.size()) {
     complete();
-    return passes_.run(root, pass);
+    return host_.run(root, pass);
   }
   Entry& entry = entries_[position_];
   if (const std::string why = mismatch_of(entry, root, pass); !why.empty()) {
     catch_up(why);
-    return passes_.run(root, pass);
+    return host_.run(root, pass);
   }
   if (state_ == State::kReplaying) {
-    passes_.repeated(pass);
+    host_.repeated(pass);
     for (Leaf& leaf : entry.leaves) {
       if (!(leaf.after == leaf.before)) leaf.parameter.mutable_grad() = given(leaf.after);
     }
@@ -194,11 +195,11 @@ void Tape::on_backward(const at::Tensor& root, const PassOptions& pass) {
   }
   if (!open_) open_segment();
   try {
-    passes_.run(root, pass);
+    host_.run(root, pass);
   } catch (const std::exception& error) {
     const std::string text = error.what();
     pass_by("its backward pass cannot be captured: " + text.substr(0, text.find('\n')));
-    return passes_.run(root, pass);
+    return host_.run(root, pass);
   }
   for (const Leaf& leaf : entry.leaves) bind(leaf.after, leaf.parameter.grad());
   ++position_;
@@ -235,6 +236,11 @@ void Tape::feed(const Entry& entry, const c10::OperatorHandle& op, torch::jit::S
     return catch_up("operator " + std::to_string(position_) + " " + entry.name + ": its result has another form");
   }
   ++position_;
+}
+
+void Tape::do_apart(const std::function<void()>& work) {
+  const Unobserved own;
+  open_ ? capture_.do_now(work) : work();
 }
 
 void Tape::complete() {

@@ -16,15 +16,19 @@
 
 namespace accelerate::internal {
 
-/// How the Accelerator runs autograd, from a loss that is scaled and divided already.
-class Passes {
+/// What a tape asks of its Accelerator.
+class TapeHost {
  public:
+  /// Runs autograd from a loss that is scaled and divided already.
   virtual void run(const at::Tensor& root, const PassOptions& options) = 0;
   /// The device is going to repeat such a pass: notes on the host what `run` would have noted.
   virtual void repeated(const PassOptions& options) = 0;
+  /// Kept as long as work is captured.
+  virtual std::shared_ptr<void> capturing() = 0;
+  virtual void launch(CapturedWork& work) = 0;
 
  protected:
-  ~Passes() = default;
+  ~TapeHost() = default;
 };
 
 /// One kind of step, captured in the course of a step and repeated by later ones. The later step's operators come one
@@ -34,7 +38,7 @@ class Passes {
 class Tape {
  public:
   /// Two recordings without a difference, the second one just made. The device and what runs autograd are borrowed.
-  Tape(const Recording& first, Recording second, c10::DeviceType device, CaptureDevice& capture, Passes& passes);
+  Tape(const Recording& first, Recording second, c10::DeviceType device, CaptureDevice& capture, TapeHost& host);
   ~Tape();
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
@@ -44,7 +48,7 @@ class Tape {
     std::string reason;  ///< empty: they can be
     bool for_good = false;
   };
-  static Refusal refusal(const Recording& first, const Recording& second);
+  static Refusal refusal(const Recording& first, const Recording& second, c10::DeviceType device);
 
   bool captured() const { return captured_; }
 
@@ -57,6 +61,8 @@ class Tape {
   /// Results that are held now keep their memory: called where an optimizer has stepped, before gradients are dropped.
   void keep_results();
   void end();
+  /// Does `work` now, which is no part of the step.
+  void do_apart(const std::function<void()>& work);
   /// The step is left in its middle: what was matched runs now.
   void leave(const std::string& reason) { catch_up(reason); }
 
@@ -159,7 +165,7 @@ class Tape {
 
   c10::DeviceType device_;
   CaptureDevice& capture_;
-  Passes& passes_;
+  TapeHost& host_;
   std::vector<Entry> entries_;
   std::vector<at::Tensor> numbers_;
   std::vector<Outside> outside_;
@@ -175,7 +181,7 @@ class Tape {
   State state_ = State::kIdle;
   size_t position_ = 0;     ///< the next entry
   size_t launched_ = 0;     ///< entries before this one have run
-  bool open_ = false;       ///< while capturing: a segment is
+  std::shared_ptr<void> open_;  ///< while capturing a segment: the token of the host
   bool room_made_ = false;  ///< this step
   uint64_t step_ = 0;
   std::string fallback_, refusal_;

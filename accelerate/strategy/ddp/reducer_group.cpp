@@ -23,14 +23,15 @@ c10::intrusive_ptr<c10d::Work> ReducerGroup::allreduce(std::vector<at::Tensor>& 
   ++reductions_;
   const auto started =
       core_->start("gradient all-reduce", [&] { return core_->process_group()->allreduce(tensors, options); });
-  under_way_.push_back(started.any_future());
-  return c10d::Work::create_from_future(under_way_.back());
+  const auto future = started.any_future();
+  // What is captured is not under way, and nothing can wait for it.
+  if (!core_->is_capturing()) under_way_.push_back(future);
+  return c10d::Work::create_from_future(future);
 }
 
 c10::intrusive_ptr<c10::ivalue::Future> ReducerGroup::sum(at::Tensor tensor) {
   std::vector<at::Tensor> tensors{std::move(tensor)};
-  allreduce(tensors, c10d::AllreduceOptions());
-  return under_way_.back();
+  return allreduce(tensors, c10d::AllreduceOptions())->getFuture();
 }
 
 c10::intrusive_ptr<c10d::Work> ReducerGroup::broadcast(std::vector<at::Tensor>& tensors,

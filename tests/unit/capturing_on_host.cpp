@@ -1,4 +1,5 @@
-#include "tests/unit/host_capture.h"
+// What CUDA's graphs do, on the host, so that everything around them is tested without a GPU: operators between `begin`
+// and `end` are written down with their addresses and leave nothing changed, `launch` runs them again.
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/autocast_mode.h>
@@ -9,6 +10,8 @@
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
+
+#include "tests/unit/capturing.h"
 
 namespace {
 
@@ -200,8 +203,18 @@ class HostCapture final : public accelerate::CaptureDevice {
 
 }  // namespace
 
-accelerate::CaptureDeviceEntry host_capture() {
-  return {.type = c10::kCPU, .make = [](c10::Device) { return std::make_unique<HostCapture>(); }};
+namespace capturing {
+
+std::optional<std::string> refusal() { return std::nullopt; }
+c10::Device device() { return c10::kCPU; }
+
+accelerate::AcceleratorOptions options() {
+  accelerate::AcceleratorOptions options{.cpu = true};
+  options.extensions.captures = {
+      {.type = c10::kCPU, .make = [](c10::Device) { return std::make_unique<HostCapture>(); }}};
+  return options;
 }
 
-void give_unknown_work() { unknown = true; }
+void give_unknown_work(const at::Tensor&) { unknown = true; }
+
+}  // namespace capturing
