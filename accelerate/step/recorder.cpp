@@ -182,7 +182,7 @@ void StepRecorder::end_recording(Slot& slot) {
   const Tape::Refusal refusal = Tape::refusal(*slot.first, *second, device_.type());
   if (refusal.reason.empty()) {
     slot.fresh = true;
-    slot.tape = std::make_unique<Tape>(*slot.first, std::move(*second), device_.type(), *capture_, host_);
+    slot.tape = std::make_unique<Tape>(*slot.first, std::move(*second), device_, *capture_, pool_, host_);
     slot.first.reset();
   } else if (refusal.for_good) {
     refuse(slot, refusal.reason);

@@ -12,6 +12,7 @@
 #include "accelerate/core/log.h"
 #include "accelerate/step/capture_device.h"
 #include "accelerate/step/cuda_graph.h"
+#include "accelerate/step/tape/pool.h"
 #include "accelerate/step/tape/tape.h"
 #include "accelerate/tensor/intercept.h"
 
@@ -88,6 +89,7 @@ class StepRecorder final : public OperatorObserver {
   TapeHost& host_;
   StepHooks hooks_;
   Log log_;
+  TapePool pool_;
   std::vector<std::unique_ptr<Slot>> slots_;
   CudaGraphReport report_;
 

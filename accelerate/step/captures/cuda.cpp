@@ -24,6 +24,8 @@ class CudaGraphWork final : public CapturedWork {
   void launch() override { graph_->replay(); }
 
  private:
+  /// LibTorch does not let a pool be used again whose last graph is gone.
+  std::unique_ptr<at::cuda::CUDAGraph> anchor_;
   std::unique_ptr<at::cuda::CUDAGraph> graph_;
 };
 
@@ -55,6 +57,7 @@ class CudaCapture final : public CaptureDevice {
 
   void begin() override {
     stream().synchronize();  // `do_now` works on another stream, and reads what this one has made so far
+    if (!anchor_) anchor_ = some_graph();
     graph_ = std::make_unique<at::cuda::CUDAGraph>(/*keep_graph=*/true);
     graph_->capture_begin(pool_, cudaStreamCaptureModeThreadLocal);
   }
@@ -62,11 +65,11 @@ class CudaCapture final : public CaptureDevice {
   std::unique_ptr<CapturedWork> end() override {
     try {
       graph_->capture_end();
-      graph_->instantiate();
     } catch (...) {
       repair();
       throw;
     }
+    graph_->instantiate();
     return std::make_unique<CudaGraphWork>(std::move(graph_));
   }
 
@@ -117,17 +120,23 @@ class CudaCapture final : public CaptureDevice {
     return {count == 0 ? nullptr : nodes[0], count};
   }
 
+  std::unique_ptr<at::cuda::CUDAGraph> some_graph() {
+    auto graph = std::make_unique<at::cuda::CUDAGraph>(/*keep_graph=*/true);
+    graph->capture_begin(pool_, cudaStreamCaptureModeThreadLocal);
+    const c10::DataPtr block = allocator::get()->allocate(1);
+    C10_CUDA_CHECK(cudaMemsetAsync(block.get(), 0, 1, stream()));
+    graph->capture_end();
+    return graph;
+  }
+
   /// A capture that CUDA has given up leaves LibTorch's allocator and generator in it. A good one brings them out.
   void repair() noexcept {
     try {
       static_cast<void>(cudaGetLastError());
       allocator::endAllocateToPool(device_.index(), pool_);
+      allocator::releasePool(device_.index(), pool_);
       graph_.reset();
-      at::cuda::CUDAGraph good;
-      good.capture_begin(pool_, cudaStreamCaptureModeThreadLocal);
-      const c10::DataPtr block = allocator::get()->allocate(1);
-      C10_CUDA_CHECK(cudaMemsetAsync(block.get(), 0, 1, stream()));
-      good.capture_end();
+      some_graph();
     } catch (...) {
       static_cast<void>(cudaGetLastError());  // the error that was there first is on its way
     }
@@ -137,6 +146,8 @@ class CudaCapture final : public CaptureDevice {
   at::cuda::MempoolId_t pool_;
   c10::cuda::CUDAStream before_;
   std::optional<c10::cuda::CUDAStream> own_;
+  /// LibTorch does not let a pool be used again whose last graph is gone.
+  std::unique_ptr<at::cuda::CUDAGraph> anchor_;
   std::unique_ptr<at::cuda::CUDAGraph> graph_;
   Tail known_{};
 };

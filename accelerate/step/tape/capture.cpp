@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "accelerate/step/tape/owned.h"
+#include "accelerate/step/tape/pool.h"
 #include "accelerate/step/tape/tape.h"
 
 namespace accelerate::internal {
@@ -155,6 +156,7 @@ void Tape::finish_capture() {
   find_memories();
   at::autocast::clear_cache();
   captured_ = true;
+  pool_.add(*this);
   state_ = State::kDone;
 }
 

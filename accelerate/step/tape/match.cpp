@@ -17,8 +17,7 @@ const void* address_of(const c10::TensorImpl* tensor, const c10::Storage& no_num
 }
 
 bool same_form(const c10::TensorImpl& a, const c10::TensorImpl& b) {
-  return a.dtype() == b.dtype() && a.device() == b.device() && a.layout() == b.layout() && a.sizes() == b.sizes() &&
-         a.strides() == b.strides();
+  return a.dtype() == b.dtype() && a.layout() == b.layout() && a.sizes() == b.sizes() && a.strides() == b.strides();
 }
 
 at::Tensor borrowed(c10::TensorImpl* tensor) { return at::Tensor(TensorObject::reclaim_copy(tensor)); }
@@ -39,6 +38,7 @@ bool Tape::matches_outside(Outside& outside, c10::TensorImpl* tensor) {
   if (outside.current.defined()) return outside.current.unsafeGetTensorImpl() == tensor;
   if (tensor == c10::UndefinedTensorImpl::singleton() || !tensor->has_storage()) return false;
   if (tensor->storage().unsafeGetStorageImpl() == no_numbers_.unsafeGetStorageImpl()) return false;
+  if (tensor->device() != outside.device) return false;
   if (outside.parameter.defined()) {
     if (outside.parameter.unsafeGetTensorImpl() != tensor || !tensor->requires_grad()) return false;
   } else if (tensor->requires_grad() || !same_form(*outside.pattern, *tensor)) {

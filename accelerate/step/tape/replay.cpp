@@ -3,8 +3,10 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "accelerate/step/tape/owned.h"
+#include "accelerate/step/tape/pool.h"
 #include "accelerate/step/tape/tape.h"
 
 namespace accelerate::internal {
@@ -92,20 +94,30 @@ const Entry* Tape::held_too_long() const {
   return nullptr;
 }
 
-/// What the last step has given away moves out, if it is still held, before its memory is written again.
-void Tape::make_room() {
-  if (room_made_) return;
-  room_made_ = true;
+bool Tape::takes(const c10::Storage& storage) const {
+  return std::any_of(outside_.begin(), outside_.end(), [&](const Outside& outside) {
+    return outside.current.defined() &&
+           outside.current.storage().unsafeGetStorageImpl() == storage.unsafeGetStorageImpl();
+  });
+}
+
+void Tape::move_out(const Tape* reader) {
   for (Memory& memory : memories_) {
+    const c10::Storage& now = memory.captured ? memory.captured : memory.shown;
+    if (reader != nullptr && now && reader->takes(now)) continue;
+    const auto copied = [&] { return capture_.copy(memory.data, memory.bytes); };
     if (memory.captured) {
       const bool held = memory.captured.use_count() > 1;
-      c10::DataPtr own = held ? capture_.copy(memory.data, memory.bytes) : c10::DataPtr(nullptr, no_numbers_.device());
+      c10::DataPtr own = held ? copied() : c10::DataPtr(nullptr, no_numbers_.device());
       owned_->blocks.push_back(memory.captured.unsafeGetStorageImpl()->set_data_ptr(std::move(own)));
       memory.captured = c10::Storage();
-    } else if (const auto before = memory.shown_before.lock(); before.defined()) {
-      before->set_data_ptr_noswap(capture_.copy(memory.data, memory.bytes));
     }
+    if (const auto before = memory.shown_before.lock(); before.defined()) before->set_data_ptr_noswap(copied());
     memory.shown_before = WeakStorage(c10::intrusive_ptr<c10::StorageImpl>());
+    if (memory.shown && memory.shown.use_count() > 1) {
+      memory.shown.unsafeGetStorageImpl()->set_data_ptr_noswap(copied());
+    }
+    memory.shown = c10::Storage();
   }
 }
 
@@ -117,7 +129,10 @@ bool Tape::launch() {
     catch_up("a result of " + maker->name + " is kept, which was not when the step was captured");
     return false;
   }
-  make_room();
+  if (!std::exchange(room_made_, true)) {
+    pool_.make_room_for(*this);
+    move_out();
+  }
   host_.launch(*segment->work);
   for (Value& value : values_) {
     if (value.step != step_ || value.memory < 0) continue;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "accelerate/step/tape/owned.h"
+#include "accelerate/step/tape/pool.h"
 #include "accelerate/tensor/intercept.h"
 
 namespace accelerate::internal {
@@ -82,18 +83,21 @@ Tape::Refusal Tape::refusal(const Recording& first, const Recording& second, c10
   return {};
 }
 
-Tape::Tape(const Recording& first, Recording second, c10::DeviceType device, CaptureDevice& capture, TapeHost& host)
-    : device_(device),
+Tape::Tape(const Recording& first, Recording second, c10::Device device, CaptureDevice& capture, TapePool& pool,
+           TapeHost& host)
+    : device_(device.type()),
       capture_(capture),
+      pool_(pool),
       host_(host),
       entries_(second.entries()),
       numbers_(second.numbers()),
       owned_(std::make_shared<Owned>()) {
   for (size_t i = 0; i < second.outside().size(); ++i) {
     const OutsideTensor& recorded = second.outside()[i];
-    if (!no_numbers_) no_numbers_ = without_numbers(recorded.tensor.device());
+    if (!no_numbers_) no_numbers_ = without_numbers(device);
     outside_.push_back({.pattern = pattern_of(recorded.tensor, no_numbers_),
                         .parameter = recorded.requires_grad ? recorded.tensor : at::Tensor(),
+                        .device = recorded.tensor.device(),
                         .data = recorded.data,
                         .written = recorded.written,
                         .is_input = !stays(first.outside()[i], recorded)});
@@ -109,7 +113,14 @@ Tape::Tape(const Recording& first, Recording second, c10::DeviceType device, Cap
   node_ = std::shared_ptr<StepNode>(new StepNode(std::move(parameters)), torch::autograd::deleteNode);
 }
 
-Tape::~Tape() = default;
+Tape::~Tape() {
+  pool_.remove(*this);
+  try {
+    move_out();
+  } catch (const std::exception&) {
+    // The device has failed. What was shown stays where it is, in memory that it owns.
+  }
+}
 
 void Tape::begin() {
   const Unobserved own;

@@ -31,6 +31,8 @@ class TapeHost {
   ~TapeHost() = default;
 };
 
+class TapePool;
+
 /// One kind of step, captured in the course of a step and repeated by later ones. The later step's operators come one
 /// after the other, are compared with what was captured, and are left out; their results are tensors that have no
 /// numbers yet. Nothing is launched before all of them have matched, up to the end or to where the host reads: so a
@@ -38,7 +40,8 @@ class TapeHost {
 class Tape {
  public:
   /// Two recordings without a difference, the second one just made. The device and what runs autograd are borrowed.
-  Tape(const Recording& first, Recording second, c10::DeviceType device, CaptureDevice& capture, TapeHost& host);
+  Tape(const Recording& first, Recording second, c10::Device device, CaptureDevice& capture, TapePool& pool,
+       TapeHost& host);
   ~Tape();
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
@@ -63,6 +66,8 @@ class Tape {
   void end();
   /// Does `work` now, which is no part of the step.
   void do_apart(const std::function<void()>& work);
+  /// Results that the user still holds get memory of their own, but for those that the step of `reader` takes.
+  void move_out(const Tape* reader = nullptr);
   /// The step is left in its middle: what was matched runs now.
   void leave(const std::string& reason) { catch_up(reason); }
 
@@ -83,6 +88,7 @@ class Tape {
   struct Outside {
     TensorObject pattern;  ///< its form, without numbers
     at::Tensor parameter;  ///< of one that requires a gradient: the same in every step
+    c10::Device device;
     const void* data = nullptr;
     bool written = false;
     bool is_input = false;  ///< another one in every step
@@ -134,9 +140,9 @@ class Tape {
   void view_outside(const Value& value, c10::TensorImpl& object) const;
   void replay(const Entry& entry, torch::jit::Stack& stack);
   const c10::Storage& shown(Memory& memory);
+  bool takes(const c10::Storage& storage) const;
   bool launch();
   const Entry* held_too_long() const;
-  void make_room();
   void fill(const Outside& input);
 
   // capture.cpp
@@ -165,6 +171,7 @@ class Tape {
 
   c10::DeviceType device_;
   CaptureDevice& capture_;
+  TapePool& pool_;
   TapeHost& host_;
   std::vector<Entry> entries_;
   std::vector<at::Tensor> numbers_;
