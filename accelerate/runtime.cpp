@@ -12,7 +12,6 @@
 
 #include "accelerate/comm/connect.h"
 #include "accelerate/comm/group_core.h"
-#include "accelerate/comm/launched.h"
 #include "accelerate/core/error.h"
 #include "accelerate/core/heap.h"
 #include "accelerate/core/kernel.h"
@@ -285,10 +284,7 @@ std::shared_ptr<void> Runtime::capturing() {
 void Runtime::launch(CapturedWork& work) {
   if (group_.core() == nullptr) return work.launch();
   // Other ranks may be waited for in it.
-  group_.core()->start("captured step", [&] {
-    work.launch();
-    return c10::make_intrusive<Launched>(plan_.device);
-  });
+  group_.core()->launch("captured step", plan_.device, [&] { work.launch(); });
 }
 
 /// So that rates need not be brought to the device in the middle of a step.

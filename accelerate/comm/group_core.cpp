@@ -9,12 +9,16 @@
 #include <sstream>
 
 #include "accelerate/comm/backend.h"
+#include "accelerate/comm/launched.h"
 #include "accelerate/core/error.h"
 
 namespace accelerate::internal {
 namespace {
 
 using Future = c10::ivalue::Future;
+
+/// Every operation looks through the list of those under way.
+constexpr size_t kManyOnDevice = 32;
 
 std::string device_name(c10::DeviceType type) { return c10::DeviceTypeName(type, /*lower_case=*/true); }
 
@@ -197,6 +201,7 @@ GroupCore::Started GroupCore::start(const char* operation, const Starter& starte
     if (!theirs->devices().empty()) {
       // The device waits, not the host: aborting the transport ends the work.
       operations.update(id, [&](Operation& running) { running.work = started.work; });
+      if (operations.count() % kManyOnDevice == 0) liveness.look();
       started.future = theirs;
       return started;
     }
@@ -226,6 +231,15 @@ GroupCore::Started GroupCore::start(const char* operation, const Starter& starte
     if (!is_transport_failure(error)) throw;
     throw explained(running.value_or(Operation{.id = id, .name = operation, .start = Clock::now()}), error);
   }
+}
+
+void GroupCore::launch(const char* operation, c10::Device device, const std::function<void()>& work) {
+  if (!setup_.liveness) return work();
+  require_ranks(operation);
+  work();
+  if (!launched_) launched_ = c10::make_intrusive<Launched>(device);
+  launched_->record();  // first: it is through when it was before this, or when this is
+  last_launch_ = setup_.liveness->operations().again(last_launch_, operation, setup_.name == "world", launched_);
 }
 
 CommError GroupCore::explained(const Operation& operation, const std::exception_ptr& error) const {

@@ -28,6 +28,8 @@ struct GroupSetup {
   Log log;
 };
 
+class Launched;
+
 /// A group of several ranks over c10d. Every collective goes through `start`, which makes sure that it ends.
 class GroupCore {
  public:
@@ -68,6 +70,10 @@ class GroupCore {
   std::shared_ptr<void> capturing() { return capturing_; }
   bool is_capturing() const { return capturing_.use_count() > 1; }
 
+  /// Gives `device` captured work with collectives of these ranks. Throws CommError if a rank is lost; what has been
+  /// launched last is watched like one operation.
+  void launch(const char* operation, c10::Device device, const std::function<void()>& work);
+
   std::shared_ptr<GroupCore> split(int64_t color);
   /// Throws CommError if a rank is lost. For what exchanges nothing, and may have got what an aborted transport left in
   /// memory.
@@ -85,6 +91,8 @@ class GroupCore {
   bool needs_comparison_ = false;
   bool gathers_lists_ = false;
   int64_t splits_ = 0;
+  c10::intrusive_ptr<Launched> launched_;
+  uint64_t last_launch_ = 0;
   std::shared_ptr<void> capturing_ = std::make_shared<char>();
 };
 

@@ -1,14 +1,17 @@
 #include "accelerate/comm/launched.h"
 
-#include <ATen/core/ivalue.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
 namespace accelerate::internal {
 
-Launched::Launched(c10::Device device)
-    : event_(device.type()),
-      future_(c10::make_intrusive<c10::ivalue::Future>(c10::NoneType::get(), std::vector<c10::Device>{device})) {
-  event_.record(c10::impl::getDeviceGuardImpl(device.type())->getStream(device));
+bool Launched::isSuccess() const {
+  const std::lock_guard lock(mutex_);
+  return event_.query();
+}
+
+void Launched::record() {
+  const std::lock_guard lock(mutex_);
+  event_.record(c10::impl::getDeviceGuardImpl(device_.type())->getStream(device_));
 }
 
 }  // namespace accelerate::internal

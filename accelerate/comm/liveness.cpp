@@ -355,7 +355,9 @@ void Liveness::sweep(const std::shared_ptr<State>& state) {
       if (operation.work) on_device.push_back(operation);
     });
     for (const Operation& operation : on_device) {
-      if (operation.work->isCompleted()) s.operations.take(operation.id);
+      if (!operation.work->isCompleted()) continue;
+      // Not one that has begun again since.
+      s.operations.take_if([&](const Operation& same) { return same.id == operation.id && same.start == operation.start; });
     }
     on_device.clear();
     lock.lock();
@@ -443,6 +445,8 @@ void Liveness::on_lost(std::function<void()> action) {
 }
 
 Operations& Liveness::operations() { return state_->operations; }
+
+void Liveness::look() noexcept { state_->changed.notify_all(); }
 
 CommError Liveness::error(const Operation& operation, const std::string& what) const {
   return error_of(state_->place, operation, what);

@@ -59,6 +59,8 @@ class Liveness {
   void on_lost(std::function<void()> action);
 
   Operations& operations();
+  /// What devices have been given has become much: looks soon for what they are through with.
+  void look() noexcept;
   /// The error for an operation that ended with `what`.
   CommError error(const Operation& operation, const std::string& what) const;
 

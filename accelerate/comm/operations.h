@@ -39,6 +39,23 @@ class Operations {
     running_.push_back({.id = ++started_, .turn = of_world ? ++turns_ : 0, .name = name, .start = Clock::now()});
     return started_;
   }
+  /// The same operation again, if it has not been taken, else a new one like it; `work` is over when all of them are.
+  uint64_t again(uint64_t id, const char* name, bool of_world, const c10::intrusive_ptr<c10d::Work>& work) {
+    const std::lock_guard lock(mutex_);
+    const uint64_t turn = of_world ? ++turns_ : 0;
+    for (Operation& operation : running_) {
+      if (operation.id != id) continue;
+      operation.turn = turn;
+      operation.start = Clock::now();
+      return id;
+    }
+    running_.push_back({.id = ++started_, .turn = turn, .name = name, .start = Clock::now(), .future = {}, .work = work});
+    return started_;
+  }
+  size_t count() const {
+    const std::lock_guard lock(mutex_);
+    return running_.size();
+  }
   /// Changes operation `id` unless it is over.
   void update(uint64_t id, const std::function<void(Operation&)>& change) {
     const std::lock_guard lock(mutex_);
