@@ -10,6 +10,7 @@
 #include "accelerate/comm/state.h"
 #include "accelerate/comm/trigger.h"
 #include "accelerate/core/log.h"
+#include "accelerate/optim/clip.h"
 #include "accelerate/optim/gradient_state.h"
 #include "accelerate/plan.h"
 #include "accelerate/preparation.h"
@@ -47,6 +48,9 @@ class Runtime {
   void empty_cache() const;
   /// Of the optimizers that have one of `parameters`.
   void unscale_gradients_of(const std::vector<at::Tensor>& parameters) const;
+  /// Of true gradients, whatever they carry.
+  at::Tensor clip_grad_norm(const std::vector<at::Tensor>& parameters, const ClipNormOptions& options,
+                            const ParameterName& name = {}) const;
   /// Of every optimizer.
   void unscale_gradients() const;
   /// Whether some optimizer left its last step out.
@@ -61,6 +65,7 @@ class Runtime {
   void close() noexcept;
 
  private:
+  std::vector<std::shared_ptr<OptimizerCore>> optimizers_of(const std::vector<at::Tensor>& parameters) const;
   void resolve_updates() noexcept;
   /// Throws UsageError from `verb` where processes without data wait for announced exchanges.
   void require_no_open_join(const char* verb) const;

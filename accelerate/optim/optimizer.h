@@ -61,6 +61,9 @@ class OptimizerCore {
   void set_mode(OptimizerMode mode);
   /// Divides the gradients by the loss scale unless that has been done; nothing without one.
   void unscale_gradients();
+  /// The same together with a clip at this 2-norm, where that takes fewer passes over the gradients, which must be all
+  /// that this optimizer has. Returns the norm; nothing, and does nothing, otherwise.
+  std::optional<at::Tensor> clip_scaled(const std::vector<at::Tensor>& parameters, double max_norm);
 
   /// Before a step, and before what records its operators: brings the host's learning rates to the device if they have
   /// changed. Waits for nothing.

@@ -218,6 +218,21 @@ TEST_F(TailOnGpu, NormsAreTrueTheSameEveryTimeAndSeeWhatIsNotFinite) {
   }
 }
 
+TEST_F(TailOnGpu, AClipIsThatOfTheCpu) {
+  for (const double max_norm : {1e-2, 1.0, 1e9}) {
+    Arrays ours(torch::kFloat, c10::Device(torch::kCUDA, 0)), theirs(torch::kFloat, torch::kCPU);
+    std::vector<at::Tensor> norms;
+    for (Arrays* arrays : {&ours, &theirs}) {
+      for (size_t i = 0; i < arrays->parameters.size(); ++i) {
+        arrays->parameters[i].mutable_grad() = arrays->gradients[i];
+      }
+      norms.push_back(accelerate::internal::clip_grad_norm(arrays->parameters, {.max_norm = max_norm}));
+    }
+    EXPECT_NEAR(norms[0].item<double>(), norms[1].item<double>(), 1e-5 * norms[1].item<double>());
+    EXPECT_LE(compare(ours.gradients, theirs.gradients).largest, 2e-6) << max_norm;
+  }
+}
+
 accelerate::AcceleratorOptions scaled() {
   return {.mixed_precision = "fp16",
           .autocast_handler = accelerate::AutocastKwargs{.enabled = false},

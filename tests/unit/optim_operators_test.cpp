@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 #include <rapidcheck/gtest.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "accelerate/optim/kernels/operators.h"
@@ -207,6 +208,38 @@ RC_GTEST_PROP(UpdateOperators, ASkippedUpdateOnlyMultipliesGradients, ()) {
   for (size_t i = 0; i < g.size(); ++i) RC_ASSERT(torch::equal(gradients[i], scales ? g[i] * 0.5 : g[i]));
 }
 
+RC_GTEST_PROP(UpdateOperators, ANormIsThatOfAllElementsTimesTheFactor, ()) {
+  const at::ScalarType dtype = any_dtype();
+  torch::manual_seed(*rc::gen::arbitrary<uint32_t>());
+  const Tensors gradients = any_parameters(dtype), before = same(gradients);
+  const float factor = *rc::gen::element(1.0F, 0.125F, 3.0F);
+  const kernels::Norm seen = kernels::gradient_norm(gradients, torch::full({}, factor));
+  double sum = 0;
+  for (const at::Tensor& gradient : gradients) {
+    sum += (gradient.to(torch::kDouble) * factor).square().sum().item<double>();
+  }
+  RC_ASSERT(std::abs(seen.norm.item<double>() - std::sqrt(sum)) <= 1e-6 * std::sqrt(sum));
+  RC_ASSERT(seen.found.item<float>() == 0);
+  RC_ASSERT(seen.norm.scalar_type() == (dtype == torch::kDouble ? torch::kDouble : torch::kFloat));
+  RC_ASSERT(equal(gradients, before));
+  const auto with_elements = std::find_if(gradients.begin(), gradients.end(), [](const auto& g) { return g.numel() > 0; });
+  if (with_elements == gradients.end()) return;
+  const int64_t where = *rc::gen::inRange<int64_t>(0, with_elements->numel());
+  const double bad = *rc::gen::element(std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity(),
+                                       std::nan(""));
+  with_elements->as_strided({with_elements->numel()}, {1})[where] = bad;
+  RC_ASSERT(kernels::gradient_norm(gradients).found.item<float>() == 1);
+}
+
+RC_GTEST_PROP(UpdateOperators, AScaleIsAMultiplication, ()) {
+  const at::ScalarType dtype = any_dtype();
+  torch::manual_seed(*rc::gen::arbitrary<uint32_t>());
+  const Tensors tensors = any_parameters(dtype), before = same(tensors);
+  const float factor = *rc::gen::element(1.0F, 0.125F, 3.0F, 0.0F);
+  kernels::scale(tensors, torch::full({1}, factor));
+  for (size_t i = 0; i < tensors.size(); ++i) RC_ASSERT(torch::equal(tensors[i], before[i] * factor));
+}
+
 TEST(UpdateOperators, ANanInTheSecondMomentReachesTheLargestAndTheParameter) {
   const Tensors parameters{torch::ones({2})}, gradients{torch::tensor({std::nanf(""), 1.0F})};
   const Tensors first = zeros(parameters), second = zeros(parameters), largest = zeros(parameters);
@@ -247,7 +280,7 @@ TEST(UpdateOperators, RefuseWhatDoesNotFitTogether) {
 
 TEST(UpdateOperators, AreKnownToTheDispatcherWithTheirAliases) {
   kernels::fused_lion({{}, {}}, {}, rate(1), {0.9, 0.99, 0}, {});
-  for (const char* name : {"fused_adam_", "fused_adamw_", "fused_sgd_", "fused_lion_", "publish_update_"}) {
+  for (const char* name : {"fused_adam_", "fused_adamw_", "fused_sgd_", "fused_lion_", "scale_", "publish_update_"}) {
     const auto found = c10::Dispatcher::singleton().findSchema({std::string("accelerate::") + name, ""});
     ASSERT_TRUE(found.has_value()) << name;
     EXPECT_TRUE(found->schema().is_mutable()) << name;

@@ -21,6 +21,15 @@ struct Call {
   const float* skip;      ///< not 0: only gradients change
 };
 
+/// Tensors times one number; nothing at all if that is 1.
+struct ScaleCall {
+  Number number;              ///< of every tensor
+  int64_t tensors;            ///< how many
+  const int64_t* sizes;       ///< elements of each
+  void* const* arrays;        ///< one of each
+  const float* factor;
+};
+
 /// A look at gradients, of which nothing changes.
 struct NormCall {
   Number number;              ///< of every gradient; of the norm float32, float64 for float64

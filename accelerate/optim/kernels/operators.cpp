@@ -92,6 +92,15 @@ class Arrays {
   bool empty() const { return sizes_.empty(); }
   c10::Device device() const { return device_; }
 
+  ScaleCall scale_call(const at::Tensor& factor) const {
+    TORCH_CHECK(factor.defined(), "accelerate: a multiplication without a factor");
+    return {.number = number_of(dtype_),
+            .tensors = static_cast<int64_t>(sizes_.size()),
+            .sizes = sizes_.data(),
+            .arrays = arrays_.data(),
+            .factor = number_in<float>(factor, device_, "factor")};
+  }
+
   NormCall norm_call(const OptionalTensor& factor, const at::Tensor& norm, const at::Tensor& found) const {
     return {.number = number_of(dtype_),
             .tensors = static_cast<int64_t>(sizes_.size()),
@@ -178,6 +187,11 @@ void lion_operator(at::TensorList parameters, at::TensorList gradients, at::Tens
   kernels_of(arrays.device()).lion({beta1, beta2, weight_decay}, arrays.call({}, lr, factor, skip), arrays.device());
 }
 
+void scale_operator(at::TensorList tensors, const at::Tensor& factor) {
+  const Arrays arrays({tensors});
+  if (!arrays.empty()) kernels_of(arrays.device()).scale(arrays.scale_call(factor), arrays.device());
+}
+
 std::tuple<at::Tensor, at::Tensor> norm_operator(at::TensorList gradients, const OptionalTensor& factor) {
   const Arrays arrays({gradients});
   TORCH_CHECK(!arrays.empty(), "accelerate: the norm of no gradients");
@@ -231,6 +245,7 @@ class Library {
            "(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor lr, float beta1, float beta2, "
            "float weight_decay, Tensor? grad_factor, Tensor? found_inf) -> ()",
            lion_operator);
+    define("scale_", "(Tensor(a!)[] tensors, Tensor factor) -> ()", scale_operator);
     define("gradient_norm", "(Tensor[] grads, Tensor? grad_factor) -> (Tensor norm, Tensor found_inf)", norm_operator);
     define("publish_update_", "(Tensor(a!) number, Tensor(b!) outcomes, Tensor? found_inf) -> ()", publish_operator);
     define("await_update", "(Tensor number, Tensor outcomes, int update) -> bool", await_operator);
@@ -291,6 +306,11 @@ void fused_lion(const Lists& lists, at::TensorList averages, const at::Tensor& l
   static const auto found = find<decltype(lion_operator)>("accelerate::fused_lion_");
   found.call(lists.parameters, lists.gradients, averages, lr, numbers.beta1, numbers.beta2, numbers.weight_decay,
              given(verdict.factor), given(verdict.skip));
+}
+
+void scale(at::TensorList tensors, const at::Tensor& factor) {
+  static const auto found = find<decltype(scale_operator)>("accelerate::scale_");
+  found.call(tensors, factor);
 }
 
 Norm gradient_norm(at::TensorList gradients, const at::Tensor& factor) {

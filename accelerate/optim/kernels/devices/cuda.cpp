@@ -22,6 +22,11 @@ void update(const Rule& rule, const Call& call, c10::Device device) {
   C10_CUDA_CHECK(update_on_cuda(rule, queued, c10::cuda::getCurrentCUDAStream(device.index())));
 }
 
+void scale(const ScaleCall& call, c10::Device device) {
+  const c10::cuda::CUDAGuard guard(device);
+  C10_CUDA_CHECK(scale_on_cuda(call, c10::cuda::getCurrentCUDAStream(device.index())));
+}
+
 void norm(const NormCall& call, c10::Device device) {
   const c10::cuda::CUDAGuard guard(device);
   Blocks blocks;
@@ -50,6 +55,6 @@ bool idle(c10::Device device) {
 
 }  // namespace
 
-DeviceKernels kernels_cuda() { return {c10::kCUDA, update, update, update, update, update, norm, publish, idle}; }
+DeviceKernels kernels_cuda() { return {c10::kCUDA, update, update, update, update, update, scale, norm, publish, idle}; }
 
 }  // namespace accelerate::internal::kernels
