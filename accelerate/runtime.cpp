@@ -205,7 +205,8 @@ std::vector<std::shared_ptr<OptimizerCore>> Runtime::optimizers_of(const std::ve
     auto optimizer = weak.lock();
     if (!optimizer) continue;
     const auto& groups = optimizer->inner().param_groups();
-    if (std::ranges::any_of(groups, [&](const auto& group) { return std::ranges::any_of(group.params(), is_wanted); })) {
+    if (std::ranges::any_of(groups,
+                            [&](const auto& group) { return std::ranges::any_of(group.params(), is_wanted); })) {
       found.push_back(std::move(optimizer));
     }
   }

@@ -108,8 +108,8 @@ class OptimizerCore {
   OptimizerHooks hooks_;
   SetOptimizerMode set_mode_;
   std::unique_ptr<Update> update_;
-  std::shared_ptr<ScaledGradients> scaled_;  ///< null: losses are not scaled
-  std::type_index type_;                     ///< of *inner_, when this was built
+  std::shared_ptr<ScaledGradients> scaled_;   ///< null: losses are not scaled
+  std::type_index type_;                      ///< of *inner_, when this was built
   std::unique_ptr<UpdateOutcomes> outcomes_;  ///< null: the device has decided about no update
   std::optional<StepResult> last_step_;
   std::optional<StepResult> last_due_;

@@ -32,8 +32,8 @@ class Update {
   /// "stock", "fused adamw", ...
   virtual std::string_view name() const = 0;
 
-  /// Whether the next step can be left out by the device, which has all parameters: it then is the same call of the same
-  /// operators every time.
+  /// Whether the next step can be left out by the device, which has all parameters: it then is the same call of the
+  /// same operators every time.
   virtual bool takes_verdict(c10::Device) const { return false; }
   /// A step as the device decides. The host counts it as applied. Throws UsageError where not `takes_verdict()`.
   virtual void step_if(const Verdict& verdict);

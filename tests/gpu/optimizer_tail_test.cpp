@@ -32,8 +32,16 @@ constexpr at::ScalarType kDtypes[] = {torch::kFloat, torch::kDouble, torch::kBFl
 Tensors shapes(at::ScalarType dtype) {
   torch::manual_seed(4);
   const auto noise = [&](std::vector<int64_t> sizes) { return torch::randn(sizes, torch::kDouble).to(dtype); };
-  Tensors tensors{noise({}),         noise({0}),      noise({1}),        noise({7}), noise({33}), noise({1024}),
-                  noise({1025}),     noise({129, 65}), noise({65, 129}).t(), noise({300, 700}),
+  Tensors tensors{noise({}),
+                  noise({0}),
+                  noise({1}),
+                  noise({7}),
+                  noise({33}),
+                  noise({1024}),
+                  noise({1025}),
+                  noise({129, 65}),
+                  noise({65, 129}).t(),
+                  noise({300, 700}),
                   noise({2, 3, 4, 5}).contiguous(at::MemoryFormat::ChannelsLast)};
   tensors.push_back(noise({4099}).slice(0, 1));
   tensors.push_back(noise({67}).slice(0, 3));
@@ -140,8 +148,8 @@ TEST_F(TailOnGpu, UpdatesAreThoseOfTheCpu) {
           if (amended == 2) arrays->verdict.skip.fill_(std::numeric_limits<float>::infinity());
           for (int step = 0; step < 2; ++step) update(rule, *arrays);
         }
-        for (const auto array : {&Arrays::parameters, &Arrays::gradients, &Arrays::first, &Arrays::second,
-                                 &Arrays::largest}) {
+        for (const auto array :
+             {&Arrays::parameters, &Arrays::gradients, &Arrays::first, &Arrays::second, &Arrays::largest}) {
           const Difference difference = compare(ours.*array, theirs.*array);
           EXPECT_LE(difference.largest, rounding(dtype)) << (array == &Arrays::parameters ? "parameters" : "state");
           unequal += difference.unequal;
@@ -168,8 +176,8 @@ TEST_F(TailOnGpu, UpdatesAreThoseOfLibTorchsFusedKernels) {
         at::_fused_adamw_(theirs.parameters, theirs.gradients, theirs.first, theirs.second, {}, steps, 0.0123, 0.9,
                           0.999, 0.1, 1e-8, false, false);
       } else if (rule == "adam") {
-        at::_fused_adam_(theirs.parameters, theirs.gradients, theirs.first, theirs.second, {}, steps, 0.0123, 0.9, 0.999,
-                         0.1, 1e-8, false, false);
+        at::_fused_adam_(theirs.parameters, theirs.gradients, theirs.first, theirs.second, {}, steps, 0.0123, 0.9,
+                         0.999, 0.1, 1e-8, false, false);
       } else if (rule == "amsgrad") {
         at::_fused_adamw_(theirs.parameters, theirs.gradients, theirs.first, theirs.second, theirs.largest, steps,
                           0.0123, 0.9, 0.99, 0, 1e-8, true, false);
@@ -244,8 +252,8 @@ TEST_F(TailOnGpu, ScaledTrainingIsThatOfTheHostWithoutTheUpdatesLeftOut) {
   for (const bool clips : {false, true}) {
     Accelerator accelerator(scaled());
     Mlp net(1), plain(1);
-    auto [model, optimizer, scheduler] = accelerator.prepare(
-        net, torch::optim::AdamW(net->parameters(), 0.1), accelerate::linear({.total_steps = 40}));
+    auto [model, optimizer, scheduler] =
+        accelerator.prepare(net, torch::optim::AdamW(net->parameters(), 0.1), accelerate::linear({.total_steps = 40}));
     torch::optim::AdamW stock(plain->parameters(), 0.1);
     accelerate::Scheduler schedule(stock, accelerate::linear({.total_steps = 40}));
     for (int step = 0; step < 20; ++step) {
@@ -282,8 +290,8 @@ TEST_F(TailOnGpu, ScaledTrainingIsThatOfTheHostWithoutTheUpdatesLeftOut) {
 TEST_F(TailOnGpu, AStepCopiesNothingFromTheDevice) {
   Accelerator accelerator(scaled());
   Mlp net(1, torch::kFloat);
-  auto [model, optimizer, scheduler] = accelerator.prepare(
-      net, torch::optim::AdamW(net->parameters(), 1e-3), accelerate::linear({.total_steps = 100}));
+  auto [model, optimizer, scheduler] =
+      accelerator.prepare(net, torch::optim::AdamW(net->parameters(), 1e-3), accelerate::linear({.total_steps = 100}));
   const auto [host_x, host_y] = make_batch(64, 1, torch::kFloat);
   const at::Tensor x = host_x.to(accelerator.device()), y = host_y.to(accelerator.device());
   const auto step = [&, &model = model, &optimizer = optimizer, &scheduler = scheduler] {
@@ -311,8 +319,10 @@ TEST_F(TailOnGpu, AStepCopiesNothingFromTheDevice) {
 /// The host learns of an outcome when the device has written it, not when it has nothing more to do.
 TEST_F(TailOnGpu, AskingForAnOutcomeWaitsForItsUpdateAlone) {
   const auto on = at::TensorOptions(torch::kLong).device(torch::kCUDA);
-  const at::Tensor number = torch::zeros({}, on), outcomes = torch::zeros({2}, at::TensorOptions(torch::kLong).pinned_memory(true));
-  const at::Tensor skip = torch::ones({1}, on.dtype(torch::kFloat)), a = torch::rand({8192, 8192}, on.dtype(torch::kFloat));
+  const at::Tensor number = torch::zeros({}, on),
+                   outcomes = torch::zeros({2}, at::TensorOptions(torch::kLong).pinned_memory(true));
+  const at::Tensor skip = torch::ones({1}, on.dtype(torch::kFloat)),
+                   a = torch::rand({8192, 8192}, on.dtype(torch::kFloat));
   for (int update = 1; update <= 3; ++update) {
     skip.fill_(update == 2 ? 0 : 1);
     kernels::publish_update(number, outcomes, skip);

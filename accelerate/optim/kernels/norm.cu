@@ -25,8 +25,8 @@ __device__ double sum_of_block(double value) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) squares(const __grid_constant__ Table<1> table, const float* factor,
-                                                    double* partial, float* found) {
+__global__ void __launch_bounds__(kThreads)
+    squares(const __grid_constant__ Table<1> table, const float* factor, double* partial, float* found) {
   using Real = typename Wide<T>::type;
   constexpr int kVector = Vector<T>::kSize;
   const Real times = factor != nullptr ? static_cast<Real>(*factor) : Real(1);

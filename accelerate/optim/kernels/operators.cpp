@@ -47,10 +47,10 @@ Number number_of(at::ScalarType dtype) {
 template <class T>
 T* number_in(const OptionalTensor& tensor, c10::Device device, const char* name) {
   if (!tensor || !tensor->defined()) return nullptr;
-  TORCH_CHECK(tensor->numel() == 1 && tensor->scalar_type() == c10::CppTypeToScalarType<T>::value &&
-                  tensor->device() == device,
-              "accelerate: ", name, " is ", tensor->scalar_type(), " of ", tensor->numel(), " elements on ",
-              tensor->device(), ", expected one of ", c10::CppTypeToScalarType<T>::value, " on ", device);
+  TORCH_CHECK(
+      tensor->numel() == 1 && tensor->scalar_type() == c10::CppTypeToScalarType<T>::value && tensor->device() == device,
+      "accelerate: ", name, " is ", tensor->scalar_type(), " of ", tensor->numel(), " elements on ", tensor->device(),
+      ", expected one of ", c10::CppTypeToScalarType<T>::value, " on ", device);
   return tensor->mutable_data_ptr<T>();
 }
 
@@ -196,7 +196,8 @@ std::tuple<at::Tensor, at::Tensor> norm_operator(at::TensorList gradients, const
   const Arrays arrays({gradients});
   TORCH_CHECK(!arrays.empty(), "accelerate: the norm of no gradients");
   const auto on = at::TensorOptions(arrays.device());
-  const at::Tensor norm = at::empty({}, on.dtype(gradients.front().scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
+  const at::Tensor norm =
+      at::empty({}, on.dtype(gradients.front().scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
   const at::Tensor found = at::zeros({1}, on.dtype(at::kFloat));
   kernels_of(arrays.device()).norm(arrays.norm_call(factor, norm, found), arrays.device());
   return {norm, found};
@@ -262,8 +263,8 @@ class Library {
     library_.def((name + arguments).c_str());
     library_.impl(name, torch::dispatch(c10::DispatchKey::CompositeExplicitAutograd, function));
     // They are called without a graph, and versions are the caller's to count.
-    for (const auto key : {c10::DispatchKey::AutogradCPU, c10::DispatchKey::AutogradCUDA,
-                           c10::DispatchKey::ADInplaceOrView}) {
+    for (const auto key :
+         {c10::DispatchKey::AutogradCPU, c10::DispatchKey::AutogradCUDA, c10::DispatchKey::ADInplaceOrView}) {
       library_.impl(name, torch::dispatch(key, torch::CppFunction::makeFallthrough()));
     }
   }
@@ -289,14 +290,14 @@ void fused_adam(const Lists& lists, const Moments& moments, const Clock& clock, 
   static const auto decoupled = find<decltype(adamw_operator)>("accelerate::fused_adamw_");
   (numbers.decay == Decay::kDecoupled ? decoupled : coupled)
       .call(lists.parameters, lists.gradients, moments.first, moments.second, moments.largest, clock.updates, clock.lr,
-            numbers.beta1, numbers.beta2, numbers.weight_decay, numbers.eps, given(verdict.factor), given(verdict.skip));
+            numbers.beta1, numbers.beta2, numbers.weight_decay, numbers.eps, given(verdict.factor),
+            given(verdict.skip));
 }
 
 void fused_sgd(const Lists& lists, at::TensorList buffers, const Clock& clock, const Sgd<1>& numbers,
                const Verdict& verdict) {
   static const auto found = find<decltype(sgd_operator)>("accelerate::fused_sgd_");
-  found.call(lists.parameters, lists.gradients, buffers,
-             given(clock.updates), clock.lr, numbers.momentum,
+  found.call(lists.parameters, lists.gradients, buffers, given(clock.updates), clock.lr, numbers.momentum,
              numbers.dampening, numbers.weight_decay, numbers.kind == Momentum::kNesterov, given(verdict.factor),
              given(verdict.skip));
 }

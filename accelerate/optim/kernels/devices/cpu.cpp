@@ -120,6 +120,8 @@ void publish(int64_t* number, int64_t* outcomes, const float* skip, c10::Device)
 
 }  // namespace
 
-DeviceKernels kernels_cpu() { return {c10::kCPU, update, update, update, update, update, scale, norm, publish, [](c10::Device) { return true; }}; }
+DeviceKernels kernels_cpu() {
+  return {c10::kCPU, update, update, update, update, update, scale, norm, publish, [](c10::Device) { return true; }};
+}
 
 }  // namespace accelerate::internal::kernels
