@@ -129,10 +129,9 @@ void list_each_once(torch::optim::Optimizer& optimizer);
 
 }  // namespace internal
 
-/// A prepared optimizer: a handle, copies share everything. AdamW, Adam, SGD and Adagrad step through fused kernels on
-/// their own state, any other `torch::optim::Optimizer` through its own `step()`. Every call throws UsageError after
-/// training has ended and after `free_memory`.
-/// Source: `accelerate.optimizer.AcceleratedOptimizer`.
+/// A prepared optimizer: a handle, copies share everything. AdamW, Adam, SGD, Adagrad and Lion step through fused
+/// kernels on their own state, any other `torch::optim::Optimizer` through its own `step()`. Every call throws
+/// UsageError after training has ended and after `free_memory`. Source: `accelerate.optimizer.AcceleratedOptimizer`.
 class Optimizer {
  public:
   explicit Optimizer(std::shared_ptr<internal::OptimizerCore> core) : core_(std::move(core)) {}

@@ -51,13 +51,14 @@ enum class Counters {
   kOnDevice,        ///< on the parameters' device, be it the CPU
 };
 
-/// Fused for exactly `AdamW`, `Adam`, `SGD` and `Adagrad` (a subclass may have changed the arithmetic), else the stock
-/// step. `LBFGS` throws UsageError for a step without a closure. The optimizer is borrowed.
+/// Fused for exactly `AdamW`, `Adam`, `SGD`, `Adagrad` and `Lion` (a subclass may have changed the arithmetic), else
+/// the stock step. `LBFGS` throws UsageError for a step without a closure. The optimizer is borrowed.
 std::unique_ptr<Update> make_update(torch::optim::Optimizer& optimizer, Counters counters = Counters::kWithParameters);
 
 std::unique_ptr<Update> make_fused_adamw(torch::optim::Optimizer& optimizer, Counters counters);
 std::unique_ptr<Update> make_fused_adam(torch::optim::Optimizer& optimizer, Counters counters);
 std::unique_ptr<Update> make_fused_sgd(torch::optim::Optimizer& optimizer, Counters counters);
+std::unique_ptr<Update> make_fused_lion(torch::optim::Optimizer& optimizer);
 std::unique_ptr<Update> make_fused_adagrad(torch::optim::Optimizer& optimizer);
 
 }  // namespace accelerate::internal
