@@ -145,8 +145,7 @@ ClipResult Accelerator::clip_grad_norm_(const std::vector<at::Tensor>& parameter
   runtime().sync()->require_open("clip_grad_norm_");
   runtime().throw_kept_error();
   if (!sync_gradients()) return {.norm = {}, .accumulated = true};
-  runtime().unscale_gradients_of(parameters);
-  return {.norm = internal::clip_grad_norm(parameters, options), .accumulated = false};
+  return {.norm = runtime().clip_grad_norm(parameters, options), .accumulated = false};
 }
 
 ClipResult Accelerator::clip_grad_norm_(const ModelList& models, ClipNormOptions options) {
@@ -156,8 +155,7 @@ ClipResult Accelerator::clip_grad_norm_(const ModelList& models, ClipNormOptions
   if (!sync_gradients()) return {.norm = {}, .accumulated = true};
   const auto name = [&](size_t index) { return names_of(models).at(index); };
   const std::vector<at::Tensor> parameters = parameters_of(models);
-  runtime().unscale_gradients_of(parameters);
-  return {.norm = internal::clip_grad_norm(parameters, options, name), .accumulated = false};
+  return {.norm = runtime().clip_grad_norm(parameters, options, name), .accumulated = false};
 }
 
 ClipResult Accelerator::clip_grad_value_(const ModelList& models, ClipValueOptions options) {

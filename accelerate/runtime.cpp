@@ -210,20 +210,38 @@ void Runtime::empty_cache() const {
   if (!plan_.device.is_cpu()) at::getDeviceAllocator(plan_.device.type())->emptyCache();
 }
 
-void Runtime::unscale_gradients_of(const std::vector<at::Tensor>& parameters) const {
-  if (!scaler_) return;
+std::vector<std::shared_ptr<OptimizerCore>> Runtime::optimizers_of(const std::vector<at::Tensor>& parameters) const {
   std::unordered_set<const void*> wanted;
   for (const at::Tensor& parameter : parameters) wanted.insert(parameter.unsafeGetTensorImpl());
   const auto is_wanted = [&](const at::Tensor& one) { return wanted.contains(one.unsafeGetTensorImpl()); };
+  std::vector<std::shared_ptr<OptimizerCore>> found;
   for (const auto& weak : prepared_.optimizers) {
-    const auto optimizer = weak.lock();
+    auto optimizer = weak.lock();
     if (!optimizer) continue;
-    for (const auto& group : optimizer->inner().param_groups()) {
-      if (!std::ranges::any_of(group.params(), is_wanted)) continue;
-      optimizer->unscale_gradients();
-      break;
+    const auto& groups = optimizer->inner().param_groups();
+    if (std::ranges::any_of(groups,
+                            [&](const auto& group) { return std::ranges::any_of(group.params(), is_wanted); })) {
+      found.push_back(std::move(optimizer));
     }
   }
+  return found;
+}
+
+void Runtime::unscale_gradients_of(const std::vector<at::Tensor>& parameters) const {
+  if (!scaler_) return;
+  for (const auto& optimizer : optimizers_of(parameters)) optimizer->unscale_gradients();
+}
+
+at::Tensor Runtime::clip_grad_norm(const std::vector<at::Tensor>& parameters, const ClipNormOptions& options,
+                                   const ParameterName& name) const {
+  if (scaler_ && options.norm_type == 2 && options.max_norm > 0 && !options.error_if_nonfinite) {
+    const auto optimizers = optimizers_of(parameters);
+    if (optimizers.size() == 1) {
+      if (auto norm = optimizers.front()->clip_scaled(parameters, options.max_norm)) return *std::move(norm);
+    }
+  }
+  unscale_gradients_of(parameters);
+  return internal::clip_grad_norm(parameters, options, name);
 }
 
 void Runtime::unscale_gradients() const {

@@ -10,6 +10,7 @@
 #include "accelerate/comm/state.h"
 #include "accelerate/comm/trigger.h"
 #include "accelerate/core/log.h"
+#include "accelerate/optim/clip.h"
 #include "accelerate/optim/gradient_state.h"
 #include "accelerate/plan.h"
 #include "accelerate/preparation.h"
@@ -52,6 +53,9 @@ class Runtime final : private TapeHost {
   void empty_cache() const;
   /// Of the optimizers that have one of `parameters`.
   void unscale_gradients_of(const std::vector<at::Tensor>& parameters) const;
+  /// Of true gradients, whatever they carry.
+  at::Tensor clip_grad_norm(const std::vector<at::Tensor>& parameters, const ClipNormOptions& options,
+                            const ParameterName& name = {}) const;
   /// Of every optimizer.
   void unscale_gradients() const;
   /// Whether some optimizer left its last step out.
@@ -73,6 +77,7 @@ class Runtime final : private TapeHost {
   void prepare_updates() const;
   std::shared_ptr<StepRecorder> make_recorder();
   void follow_windows();
+  std::vector<std::shared_ptr<OptimizerCore>> optimizers_of(const std::vector<at::Tensor>& parameters) const;
   void resolve_updates() noexcept;
   /// Throws UsageError from `verb` where processes without data wait for announced exchanges.
   void require_no_open_join(const char* verb) const;

@@ -13,9 +13,9 @@ set(private_headers plan.h plan_agreement.h plan_capture.h plan_device.h plan_fo
   comm/address.h comm/backend.h comm/connect.h comm/copy.h comm/debug.h comm/group_core.h comm/launched.h comm/liveness.h
   comm/liveness_rules.h comm/meeting.h comm/operations.h comm/random_state.h comm/trigger.h
   data/prefetch/host_source.h data/prefetch/pinned_ring.h data/prefetch/prefetch.h data/prefetch/transfer.h
-  optim/fused_update.h optim/momentum.h optim/move_state.h optim/scheduler_ranks.h optim/schedules/checks.h
+  optim/device_counters.h optim/fused_update.h optim/momentum.h optim/move_state.h optim/scaled_gradients.h optim/scheduler_ranks.h optim/schedules/checks.h
   optim/kernels/call.h optim/kernels/cuda.h optim/kernels/device.h optim/kernels/element.h optim/kernels/operators.h
-  optim/update.h
+  optim/update.h optim/update_outcomes.h
   profile/kineto.h profile/schedule.h profile/trace.h
   strategy/replicated.h strategy/uneven.h strategy/uneven_inputs.h
   strategy/ddp/comm_hook.h strategy/ddp/half_hook.h strategy/ddp/low_rank.h strategy/ddp/low_rank_hook.h

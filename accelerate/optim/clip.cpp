@@ -9,6 +9,7 @@
 
 #include "accelerate/core/error.h"
 #include "accelerate/optim/gradients.h"
+#include "accelerate/optim/kernels/operators.h"
 
 namespace accelerate::internal {
 namespace {
@@ -50,7 +51,15 @@ void require_finite(const at::Tensor& total, const std::vector<at::Tensor>& para
                               ".error_if_nonfinite out to clip all the same"});
 }
 
+/// Whether ours compute what LibTorch's would in fewer kernels: the norm of shorter numbers has their dtype there.
+bool fits_operators(const Gradients& gradients) {
+  const at::Tensor& first = gradients.front();
+  return first.is_cuda() && first.scalar_type() == at::kFloat && are_dense(gradients);
+}
+
 }  // namespace
+
+at::Tensor clip_factor(const at::Tensor& norm, double max_norm) { return (max_norm / (norm + 1e-6)).clamp_max(1.0); }
 
 at::Tensor clip_grad_norm(const std::vector<at::Tensor>& parameters, ClipNormOptions options,
                           const ParameterName& name) {
@@ -58,6 +67,12 @@ at::Tensor clip_grad_norm(const std::vector<at::Tensor>& parameters, ClipNormOpt
   check_positive("clip_grad_norm_", ".norm_type", options.norm_type);
   const at::NoGradGuard no_grad;
   auto kinds = gradients_by_kind(parameters);
+  if (kinds.size() == 1 && options.norm_type == 2 && fits_operators(kinds.front())) {
+    const at::Tensor total = kernels::gradient_norm(kinds.front()).norm;
+    if (options.error_if_nonfinite) require_finite(total, parameters, options, name);
+    kernels::scale(kinds.front(), clip_factor(total, options.max_norm).to(at::kFloat));
+    return total;
+  }
   Gradients norms;
   for (const Gradients& gradients : kinds) {
     for (at::Tensor& norm : at::_foreach_norm(gradients, options.norm_type)) norms.push_back(std::move(norm));
@@ -68,7 +83,7 @@ at::Tensor clip_grad_norm(const std::vector<at::Tensor>& parameters, ClipNormOpt
   }
   at::Tensor total = at::linalg_vector_norm(at::stack(norms), options.norm_type);
   if (options.error_if_nonfinite) require_finite(total, parameters, options, name);
-  const at::Tensor factor = (options.max_norm / (total + 1e-6)).clamp_max(1.0);
+  const at::Tensor factor = clip_factor(total, options.max_norm);
   // A pass that changes no bit, where the host can tell for nothing. A NaN is not 1.
   if (factor.is_cpu() && factor.item<double>() == 1) return total;
   for (Gradients& gradients : kinds) at::_foreach_mul_(gradients, factor.to(gradients.front().device()));

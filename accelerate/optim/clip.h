@@ -32,6 +32,9 @@ struct ClipValueOptions {
 
 namespace internal {
 
+/// What is left of gradients of this norm: min(1, max_norm / (norm + 1e-6)).
+at::Tensor clip_factor(const at::Tensor& norm, double max_norm);
+
 /// What the user calls parameter `index`.
 using ParameterName = std::function<std::string(size_t index)>;
 

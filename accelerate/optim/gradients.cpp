@@ -31,6 +31,12 @@ std::vector<Gradients> gradients_by_kind(const std::vector<at::Tensor>& paramete
   return kinds;
 }
 
+bool are_dense(const Gradients& gradients) {
+  return std::all_of(gradients.begin(), gradients.end(), [](const at::Tensor& gradient) {
+    return gradient.layout() == at::kStrided && gradient.is_non_overlapping_and_dense();
+  });
+}
+
 void scale(std::vector<Gradients>& kinds, const at::Tensor& factor) {
   const at::NoGradGuard no_grad;
   for (Gradients& gradients : kinds) {

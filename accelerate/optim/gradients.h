@@ -13,6 +13,8 @@ using Gradients = std::vector<at::Tensor>;
 Gradients gradients_of(const std::vector<at::Tensor>& parameters);
 /// The same by device and dtype; there is almost always one kind.
 std::vector<Gradients> gradients_by_kind(const std::vector<at::Tensor>& parameters);
+/// Whether they are strided without gaps or overlap, which kernels over raw memory need.
+bool are_dense(const Gradients& gradients);
 /// Multiplies in place by a 0-d factor of any dtype and device.
 void scale(std::vector<Gradients>& kinds, const at::Tensor& factor);
 

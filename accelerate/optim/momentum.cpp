@@ -7,6 +7,8 @@
 
 #include <tuple>
 
+#include "accelerate/optim/lion.h"
+
 namespace accelerate::internal {
 namespace {
 
@@ -21,7 +23,8 @@ bool with_momentum(Options& options, Use use) {
     return known != nullptr;
   };
   return as(std::type_identity<SGDOptions>{}) || as(std::type_identity<AdamWOptions>{}) ||
-         as(std::type_identity<AdamOptions>{}) || as(std::type_identity<RMSpropOptions>{});
+         as(std::type_identity<AdamOptions>{}) || as(std::type_identity<RMSpropOptions>{}) ||
+         as(std::type_identity<LionOptions>{});
 }
 
 template <class Options>

@@ -9,6 +9,8 @@
 
 #include <vector>
 
+#include "accelerate/optim/lion.h"
+
 namespace accelerate::internal {
 namespace {
 
@@ -21,6 +23,7 @@ std::vector<at::Tensor*> tensors_of(torch::optim::OptimizerParamState& state) {
     return {&adam->exp_avg(), &adam->exp_avg_sq(), &adam->max_exp_avg_sq()};
   }
   if (auto* sgd = dynamic_cast<SGDParamState*>(&state)) return {&sgd->momentum_buffer()};
+  if (auto* lion = dynamic_cast<LionParamState*>(&state)) return {&lion->exp_avg()};
   if (auto* adagrad = dynamic_cast<AdagradParamState*>(&state)) return {&adagrad->sum()};
   if (auto* rmsprop = dynamic_cast<RMSpropParamState*>(&state)) {
     return {&rmsprop->square_avg(), &rmsprop->momentum_buffer(), &rmsprop->grad_avg()};

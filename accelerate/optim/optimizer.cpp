@@ -191,6 +191,11 @@ void OptimizerCore::unscale_gradients() {
   if (scaled_) scaled_->unscale();
 }
 
+std::optional<at::Tensor> OptimizerCore::clip_scaled(const std::vector<at::Tensor>& parameters, double max_norm) {
+  if (!scaled_ || !update_->takes_verdict(scaled_->device())) return std::nullopt;
+  return scaled_->clip(parameters, max_norm);
+}
+
 void OptimizerCore::add_param_group(const torch::optim::OptimizerParamGroup& group) {
   sync_->require_open("optimizer.add_param_group");
   resolve();

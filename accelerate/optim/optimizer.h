@@ -65,6 +65,9 @@ class OptimizerCore {
   void set_mode(OptimizerMode mode);
   /// Divides the gradients by the loss scale unless that has been done; nothing without one.
   void unscale_gradients();
+  /// The same together with a clip at this 2-norm, where that takes fewer passes over the gradients, which must be all
+  /// that this optimizer has. Returns the norm; nothing, and does nothing, otherwise.
+  std::optional<at::Tensor> clip_scaled(const std::vector<at::Tensor>& parameters, double max_norm);
 
   /// Before a step, and before what records its operators: brings the host's learning rates to the device if they have
   /// changed. Waits for nothing.
@@ -109,8 +112,8 @@ class OptimizerCore {
   OptimizerHooks hooks_;
   SetOptimizerMode set_mode_;
   std::unique_ptr<Update> update_;
-  std::shared_ptr<ScaledGradients> scaled_;  ///< null: losses are not scaled
-  std::type_index type_;                     ///< of *inner_, when this was built
+  std::shared_ptr<ScaledGradients> scaled_;   ///< null: losses are not scaled
+  std::type_index type_;                      ///< of *inner_, when this was built
   std::unique_ptr<UpdateOutcomes> outcomes_;  ///< null: the device has decided about no update
   std::optional<StepResult> last_step_;
   std::optional<StepResult> last_due_;
@@ -130,10 +133,9 @@ void list_each_once(torch::optim::Optimizer& optimizer);
 
 }  // namespace internal
 
-/// A prepared optimizer: a handle, copies share everything. AdamW, Adam, SGD and Adagrad step through fused kernels on
-/// their own state, any other `torch::optim::Optimizer` through its own `step()`. Every call throws UsageError after
-/// training has ended and after `free_memory`.
-/// Source: `accelerate.optimizer.AcceleratedOptimizer`.
+/// A prepared optimizer: a handle, copies share everything. AdamW, Adam, SGD, Adagrad and Lion step through fused
+/// kernels on their own state, any other `torch::optim::Optimizer` through its own `step()`. Every call throws
+/// UsageError after training has ended and after `free_memory`. Source: `accelerate.optimizer.AcceleratedOptimizer`.
 class Optimizer {
  public:
   explicit Optimizer(std::shared_ptr<internal::OptimizerCore> core) : core_(std::move(core)) {}

@@ -3,9 +3,12 @@
 #include <ATen/ATen.h>
 #include <torch/optim/optimizer.h>
 
+#include <algorithm>
+#include <unordered_set>
 #include <utility>
 
 #include "accelerate/core/error.h"
+#include "accelerate/optim/clip.h"
 #include "accelerate/optim/gradients.h"
 #include "accelerate/optim/kernels/operators.h"
 
@@ -63,6 +66,27 @@ void ScaledGradients::unscale() {
     found = found.to(inverse.device());
     found_ = found_.defined() ? at::maximum(found_, found) : found;
   }
+}
+
+std::optional<at::Tensor> ScaledGradients::clip(const std::vector<at::Tensor>& parameters, double max_norm) {
+  if (!scaler_->is_enabled() || unit_ != Unit::kScaled) return std::nullopt;
+  const at::NoGradGuard no_grad;
+  const std::vector<Gradients> kinds = gradients();
+  if (kinds.size() != 1 || kinds.front().front().device() != device() || !are_dense(kinds.front())) return std::nullopt;
+  require_room(kinds);
+  const Gradients& own = kinds.front();
+  if (own.front().scalar_type() != at::kFloat) return std::nullopt;  // the dtype of the factor
+  const Gradients wanted = gradients_of(parameters);
+  std::unordered_set<const void*> known;
+  for (const at::Tensor& gradient : own) known.insert(gradient.unsafeGetTensorImpl());
+  const auto is_own = [&](const at::Tensor& one) { return known.contains(one.unsafeGetTensorImpl()); };
+  if (wanted.size() != own.size() || !std::all_of(wanted.begin(), wanted.end(), is_own)) return std::nullopt;
+  const at::Tensor inverse = inverse_scale();
+  const kernels::Norm seen = kernels::gradient_norm(own, inverse);
+  kernels::scale(own, (clip_factor(seen.norm, max_norm) * inverse).to(at::kFloat));
+  unit_ = Unit::kTrue;
+  found_ = found_.defined() ? at::maximum(found_, seen.found) : seen.found;
+  return seen.norm;
 }
 
 void ScaledGradients::count(const at::Tensor& found) {

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -28,6 +29,9 @@ class ScaledGradients {
   void unscale();
   bool has_scale() const { return scaler_->is_enabled(); }
   c10::Device device() const { return scaler_->numbers_.scale.device(); }
+  /// `unscale()` and a clip at this 2-norm, if the gradients of `parameters` are exactly those that carry the scale, of
+  /// one kind: one pass that reads them and one that writes. Returns the norm; nothing, and does nothing, otherwise.
+  std::optional<at::Tensor> clip(const std::vector<at::Tensor>& parameters, double max_norm);
   /// Counts an update: true if every gradient was finite and it is to be applied. Waits for the device.
   bool admits_update();
   /// What an update is to do with the gradients as they are, if there are some; on `device()`. Without `skip` they were

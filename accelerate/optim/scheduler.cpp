@@ -166,9 +166,8 @@ void Scheduler::take(const Call& call) const {
     return;
   }
   const internal::SchedulerCore::Waiting before = std::exchange(waiting, {});
-  const internal::SchedulerCore::Waiting total{.own = before.own + amount.own,
-                                               .all = before.all + amount.all,
-                                               .counted = before.counted || amount.counted};
+  const internal::SchedulerCore::Waiting total{
+      .own = before.own + amount.own, .all = before.all + amount.all, .counted = before.counted || amount.counted};
   // What several processes do together they do at one place of the program.
   const bool together = (binding_->sum && total.counted) || (binding_->compare && call.metric);
   if (together) binding_->optimizer->resolve();

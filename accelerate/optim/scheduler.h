@@ -36,10 +36,10 @@ struct SchedulerBinding {
 
 /// Sets an optimizer's learning rates from a Schedule, or lowers them when a metric stops improving. Not prepared,
 /// `step()` always counts; prepared, it counts on a micro-step that synchronises unless the optimizer's last step was
-/// skipped, or always with `step_scheduler_with_optimizer = false`. Where only the device knows whether it was, the step
-/// counts when the host learns of it: before the next update, or when rates are asked for. For how much an update counts, the unit of the
-/// schedule says. A handle, copies share everything. Source: `torch.optim.lr_scheduler.LRScheduler` in
-/// `accelerate.scheduler.AcceleratedScheduler`.
+/// skipped, or always with `step_scheduler_with_optimizer = false`. Where only the device knows whether it was, the
+/// step counts when the host learns of it: before the next update, or when rates are asked for. For how much an update
+/// counts, the unit of the schedule says. A handle, copies share everything. Source:
+/// `torch.optim.lr_scheduler.LRScheduler` in `accelerate.scheduler.AcceleratedScheduler`.
 class Scheduler {
  public:
   /// The base rates are the groups' rates now; what the schedule has for step 0 is set at once. The optimizer is

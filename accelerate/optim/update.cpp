@@ -10,6 +10,7 @@
 #include <typeinfo>
 
 #include "accelerate/core/error.h"
+#include "accelerate/optim/lion.h"
 
 namespace accelerate::internal {
 namespace {
@@ -60,6 +61,7 @@ std::unique_ptr<Update> make_update(torch::optim::Optimizer& optimizer, Counters
   if (type == typeid(torch::optim::AdamW)) return make_fused_adamw(optimizer, counters);
   if (type == typeid(torch::optim::Adam)) return make_fused_adam(optimizer, counters);
   if (type == typeid(torch::optim::SGD)) return make_fused_sgd(optimizer, counters);
+  if (type == typeid(Lion)) return make_fused_lion(optimizer);
   if (type == typeid(torch::optim::Adagrad)) return make_fused_adagrad(optimizer);
   if (dynamic_cast<torch::optim::LBFGS*>(&optimizer) != nullptr) return std::make_unique<ClosureUpdate>(optimizer);
   return std::make_unique<StockUpdate>(optimizer);

@@ -32,8 +32,8 @@ class Update {
   /// "stock", "fused adamw", ...
   virtual std::string_view name() const = 0;
 
-  /// Whether the next step can be left out by the device, which has all parameters: it then is the same call of the same
-  /// operators every time.
+  /// Whether the next step can be left out by the device, which has all parameters: it then is the same call of the
+  /// same operators every time.
   virtual bool takes_verdict(c10::Device) const { return false; }
   /// A step as the device decides. The host counts it as applied. Throws UsageError where not `takes_verdict()`.
   virtual void step_if(const Verdict& verdict);
@@ -51,13 +51,14 @@ enum class Counters {
   kOnDevice,        ///< on the parameters' device, be it the CPU
 };
 
-/// Fused for exactly `AdamW`, `Adam`, `SGD` and `Adagrad` (a subclass may have changed the arithmetic), else the stock
-/// step. `LBFGS` throws UsageError for a step without a closure. The optimizer is borrowed.
+/// Fused for exactly `AdamW`, `Adam`, `SGD`, `Adagrad` and `Lion` (a subclass may have changed the arithmetic), else
+/// the stock step. `LBFGS` throws UsageError for a step without a closure. The optimizer is borrowed.
 std::unique_ptr<Update> make_update(torch::optim::Optimizer& optimizer, Counters counters = Counters::kWithParameters);
 
 std::unique_ptr<Update> make_fused_adamw(torch::optim::Optimizer& optimizer, Counters counters);
 std::unique_ptr<Update> make_fused_adam(torch::optim::Optimizer& optimizer, Counters counters);
 std::unique_ptr<Update> make_fused_sgd(torch::optim::Optimizer& optimizer, Counters counters);
+std::unique_ptr<Update> make_fused_lion(torch::optim::Optimizer& optimizer);
 std::unique_ptr<Update> make_fused_adagrad(torch::optim::Optimizer& optimizer);
 
 }  // namespace accelerate::internal

@@ -125,7 +125,7 @@ TEST_P(FusedOnGpu, AStepIsOneKernelCallAndNeitherCopiesNorWaits) {
   }
   int kernels = 0;
   for (const auto& [name, count] : ran) {
-    if (name.find("_fused_") != std::string::npos) kernels += count;
+    if (name.find("accelerate::fused_") != std::string::npos) kernels += count;
     EXPECT_EQ(name.find("copy_"), std::string::npos) << name;
     EXPECT_EQ(name.find("_local_scalar_dense"), std::string::npos) << name;
   }

@@ -97,6 +97,12 @@ print(":".join([site + "/torch/lib"] + sorted(glob.glob(site + "/nvidia/*/lib"))
   else
     step tests 300 "${with[@]}" "$folder/gpu_tests" --gtest_brief=1
   fi
+  local sanitizer
+  if sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null); then
+    step sanitizer 300 "$sanitizer" --error-exitcode 9 "$folder/gpu_tests" --gtest_filter='TailOnGpu.*Updates*:TailOnGpu.Norms*'
+  else
+    summary+=("left out: compute-sanitizer, which this machine does not have")
+  fi
   step digits 60 "$folder/digits" --out "$logs/digits"
   step digits-bf16 60 "$folder/digits" --out "$logs/digits" --mixed-precision bf16
   step digits-cpu 60 env ACCELERATE_USE_CPU=1 "$folder/digits" --out "$logs/digits"

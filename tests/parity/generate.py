@@ -48,8 +48,8 @@ def produce():
     sys.path.insert(0, str(HERE))
     import torch
 
-    from original import checkpoints, configurations, ema, gather, learning_rates, page, problem, process, profile
-    from original import scaler, schedules, several, sharding, traces
+    from original import checkpoints, configurations, ema, gather, learning_rates, lion, page, problem, process
+    from original import profile, scaler, schedules, several, sharding, traces
 
     torch.set_num_threads(1)
     # An untied schedule steps during accumulation, before the first optimizer step: the case is meant.
@@ -70,6 +70,7 @@ def produce():
     files["learning_rates.json"] = {"versions": versions, **learning_rates.document(1)}
     files["gather_for_metrics.json"] = {"versions": versions, **gather.document()}
     files["ema.json"] = {"versions": versions, **ema.document()}
+    files["lion.json"] = {"versions": versions, **lion.document()}
     files["grad_scaler.json"] = {"versions": versions, **scaler.document()}
     files["profile.json"] = {"versions": versions, **profile.document()}
     files["state_dict.json"] = {"versions": versions, **checkpoints.keys_document()}

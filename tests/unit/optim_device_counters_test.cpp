@@ -52,8 +52,7 @@ int64_t count_of(torch::optim::Optimizer& optimizer, const at::Tensor& parameter
 /// What happens to an optimizer, drawn anew every time; the stock one leaves out what the device is told to leave out.
 RC_GTEST_PROP(DeviceCounters, LeaveWhatTheStockStepsLeave, ()) {
   const size_t kind = *rc::gen::inRange<size_t>(0, kinds().size());
-  const auto events =
-      *rc::gen::container<std::vector<int>>(*rc::gen::inRange<size_t>(1, 25), rc::gen::inRange(0, 12));
+  const auto events = *rc::gen::container<std::vector<int>>(*rc::gen::inRange<size_t>(1, 25), rc::gen::inRange(0, 12));
   Twin twin(kinds()[kind], torch::kDouble, Counters::kOnDevice);
   int step = 0;
   for (const int event : events) {

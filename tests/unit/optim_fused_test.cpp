@@ -1,5 +1,5 @@
-// Fused steps against the stock optimizer, step after step on the same gradients; with rates and counts on the host, and
-// where the operators read them on a device.
+// Fused steps against the stock optimizer, step after step on the same gradients; with rates and counts on the host,
+// and where the operators read them on a device.
 #include "tests/unit/optim_twin.h"
 
 namespace {

@@ -124,6 +124,34 @@ TEST_P(ScalingWhoeverDecides, AnUpdateThatIsNotFiniteIsLeftOutAndTheScheduleWait
   EXPECT_LT(scheduler.get_last_lr().at(0), rate);
 }
 
+/// Unscaled and clipped in one pass that reads and one that writes, where the device decides: the same numbers.
+RC_GTEST_PROP(ScalingWithAClip, IsAClipOfTrueGradients, ()) {
+  const double max_norm = *rc::gen::element(1e-3, 0.3, 1e9);
+  const bool part = *rc::gen::arbitrary<bool>(), accumulates = *rc::gen::arbitrary<bool>();
+  const int bad = *rc::gen::inRange(0, 3);
+  torch::manual_seed(*rc::gen::arbitrary<uint32_t>());
+  const auto [x, y] = make_batch(5, *rc::gen::arbitrary<uint32_t>(), torch::kFloat);
+  std::vector<std::vector<at::Tensor>> values;
+  for (const auto counters : {Counters::kWithParameters, Counters::kOnDevice}) {
+    Accelerator accelerator = scaled({.init_scale = 512});
+    Mlp net(1, torch::kFloat);
+    auto [model, optimizer] = accelerator.prepare(net, torch::optim::AdamW(net->parameters(), 0.1));
+    optimizer.core()->keep_counters(counters);
+    accelerator.backward(mse(model(x), y));
+    if (accumulates) accelerator.backward(mse(model(x * 2), y));
+    if (bad == 2) net->hidden->weight.mutable_grad()[0][0] = std::nanf("");
+    const auto parameters = part ? net->out->parameters() : net->parameters();
+    const at::Tensor norm = accelerator.clip_grad_norm_(parameters, {.max_norm = max_norm});
+    values.push_back({norm});
+    for (const at::Tensor& gradient : gradients_of(net)) values.back().push_back(gradient);
+    RC_ASSERT(optimizer.step().skipped() == (bad == 2));
+    for (const at::Tensor& parameter : copy_of(net->parameters())) values.back().push_back(parameter);
+  }
+  for (size_t i = 0; i < values[0].size(); ++i) {
+    RC_ASSERT(torch::allclose(values[0][i], values[1][i], 1e-5, 1e-7, /*equal_nan=*/true));
+  }
+}
+
 /// Verbs in an order that nobody chose: each update is still that of a loop without a scale.
 RC_GTEST_PROP(ScalingOfSeveralOptimizers, ChangesNothingWhateverTheOrderOfVerbs, ()) {
   const auto verbs = *rc::gen::container<std::vector<int>>(*rc::gen::inRange<size_t>(1, 30), rc::gen::inRange(0, 8));

@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 #include <rapidcheck/gtest.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "accelerate/optim/kernels/operators.h"
@@ -35,8 +36,8 @@ Tensors any_parameters(at::ScalarType dtype) {
   Tensors tensors;
   const auto count = *rc::gen::inRange<size_t>(1, 5);
   for (size_t i = 0; i < count; ++i) {
-    const auto shape = *rc::gen::container<std::vector<int64_t>>(*rc::gen::inRange<size_t>(0, 4),
-                                                                 rc::gen::inRange<int64_t>(0, 9));
+    const auto shape =
+        *rc::gen::container<std::vector<int64_t>>(*rc::gen::inRange<size_t>(0, 4), rc::gen::inRange<int64_t>(0, 9));
     at::Tensor tensor = torch::randn(shape, torch::kDouble).to(dtype);
     if (tensor.dim() > 1 && *rc::gen::arbitrary<bool>()) tensor = tensor.transpose(0, 1);
     tensors.push_back(tensor);
@@ -75,9 +76,7 @@ void expect_near(const Tensors& ours, const Tensors& theirs, at::ScalarType dtyp
   }
 }
 
-at::ScalarType any_dtype() {
-  return *rc::gen::element(torch::kFloat, torch::kDouble, torch::kBFloat16, torch::kHalf);
-}
+at::ScalarType any_dtype() { return *rc::gen::element(torch::kFloat, torch::kDouble, torch::kBFloat16, torch::kHalf); }
 at::Tensor rate(double lr) { return torch::full({}, lr, torch::kDouble); }
 
 RC_GTEST_PROP(UpdateOperators, AdamIsThatOfLibTorch, ()) {
@@ -166,9 +165,10 @@ RC_GTEST_PROP(UpdateOperators, AFactorIsAMultiplicationBefore, ()) {
   torch::manual_seed(*rc::gen::arbitrary<uint32_t>());
   const at::Tensor factor = torch::full({1}, *rc::gen::element(0.25F, 3.0F, 1.0F / 3, 0.0F));
   Tensors ours = any_parameters(dtype), before = same(ours);
-  const Tensors gradients = noise(ours), multiplied = like(gradients, [&](const at::Tensor& g) {
-                                           return (g.to(dtype == torch::kDouble ? dtype : torch::kFloat) * factor.item<float>()).to(dtype);
-                                         });
+  const Tensors gradients = noise(ours),
+                multiplied = like(gradients, [&](const at::Tensor&g) {
+                  return (g.to(dtype == torch::kDouble ? dtype : torch::kFloat) * factor.item<float>()).to(dtype);
+                });
   Tensors first = zeros(ours), second = zeros(ours), others = zeros(ours), more = zeros(ours);
   const at::Tensor updates = torch::zeros({}, torch::kLong), again = torch::zeros({}, torch::kLong);
   kernels::fused_adam({ours, gradients}, {first, second, {}}, {updates, rate(0.1)},
@@ -207,11 +207,44 @@ RC_GTEST_PROP(UpdateOperators, ASkippedUpdateOnlyMultipliesGradients, ()) {
   for (size_t i = 0; i < g.size(); ++i) RC_ASSERT(torch::equal(gradients[i], scales ? g[i] * 0.5 : g[i]));
 }
 
+RC_GTEST_PROP(UpdateOperators, ANormIsThatOfAllElementsTimesTheFactor, ()) {
+  const at::ScalarType dtype = any_dtype();
+  torch::manual_seed(*rc::gen::arbitrary<uint32_t>());
+  const Tensors gradients = any_parameters(dtype), before = same(gradients);
+  const float factor = *rc::gen::element(1.0F, 0.125F, 3.0F);
+  const kernels::Norm seen = kernels::gradient_norm(gradients, torch::full({}, factor));
+  double sum = 0;
+  for (const at::Tensor& gradient : gradients) {
+    sum += (gradient.to(torch::kDouble) * factor).square().sum().item<double>();
+  }
+  RC_ASSERT(std::abs(seen.norm.item<double>() - std::sqrt(sum)) <= 1e-6 * std::sqrt(sum));
+  RC_ASSERT(seen.found.item<float>() == 0);
+  RC_ASSERT(seen.norm.scalar_type() == (dtype == torch::kDouble ? torch::kDouble : torch::kFloat));
+  RC_ASSERT(equal(gradients, before));
+  const auto with_elements =
+      std::find_if(gradients.begin(), gradients.end(), [](const auto& g) { return g.numel() > 0; });
+  if (with_elements == gradients.end()) return;
+  const int64_t where = *rc::gen::inRange<int64_t>(0, with_elements->numel());
+  const double bad = *rc::gen::element(std::numeric_limits<double>::infinity(),
+                                       -std::numeric_limits<double>::infinity(), std::nan(""));
+  with_elements->as_strided({with_elements->numel()}, {1})[where] = bad;
+  RC_ASSERT(kernels::gradient_norm(gradients).found.item<float>() == 1);
+}
+
+RC_GTEST_PROP(UpdateOperators, AScaleIsAMultiplication, ()) {
+  const at::ScalarType dtype = any_dtype();
+  torch::manual_seed(*rc::gen::arbitrary<uint32_t>());
+  const Tensors tensors = any_parameters(dtype), before = same(tensors);
+  const float factor = *rc::gen::element(1.0F, 0.125F, 3.0F, 0.0F);
+  kernels::scale(tensors, torch::full({1}, factor));
+  for (size_t i = 0; i < tensors.size(); ++i) RC_ASSERT(torch::equal(tensors[i], before[i] * factor));
+}
+
 TEST(UpdateOperators, ANanInTheSecondMomentReachesTheLargestAndTheParameter) {
   const Tensors parameters{torch::ones({2})}, gradients{torch::tensor({std::nanf(""), 1.0F})};
   const Tensors first = zeros(parameters), second = zeros(parameters), largest = zeros(parameters);
-  kernels::fused_adam({parameters, gradients}, {first, second, largest},
-                      {torch::zeros({}, torch::kLong), rate(0.1)}, {0.9, 0.99, 0, 1e-8, Decay::kDecoupled}, {});
+  kernels::fused_adam({parameters, gradients}, {first, second, largest}, {torch::zeros({}, torch::kLong), rate(0.1)},
+                      {0.9, 0.99, 0, 1e-8, Decay::kDecoupled}, {});
   EXPECT_TRUE(parameters[0][0].isnan().item<bool>());
   EXPECT_TRUE(largest[0][0].isnan().item<bool>());
   EXPECT_FALSE(parameters[0][1].isnan().item<bool>());
@@ -247,7 +280,7 @@ TEST(UpdateOperators, RefuseWhatDoesNotFitTogether) {
 
 TEST(UpdateOperators, AreKnownToTheDispatcherWithTheirAliases) {
   kernels::fused_lion({{}, {}}, {}, rate(1), {0.9, 0.99, 0}, {});
-  for (const char* name : {"fused_adam_", "fused_adamw_", "fused_sgd_", "fused_lion_", "publish_update_"}) {
+  for (const char* name : {"fused_adam_", "fused_adamw_", "fused_sgd_", "fused_lion_", "scale_", "publish_update_"}) {
     const auto found = c10::Dispatcher::singleton().findSchema({std::string("accelerate::") + name, ""});
     ASSERT_TRUE(found.has_value()) << name;
     EXPECT_TRUE(found->schema().is_mutable()) << name;

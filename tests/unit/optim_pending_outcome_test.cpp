@@ -40,9 +40,9 @@ class Pending : public testing::Test {
   Accelerator accelerator{{.cpu = true}};
   Mlp net{1};
   /// The rate is 1 / (1 + steps).
-  std::tuple<accelerate::Model<training::MlpImpl>, accelerate::Optimizer, accelerate::Scheduler> prepared = accelerator.prepare(
-      net, torch::optim::AdamW(net->parameters(), 1.0),
-      accelerate::Schedule([](int64_t step) { return 1.0 / static_cast<double>(1 + step); }));
+  std::tuple<accelerate::Model<training::MlpImpl>, accelerate::Optimizer, accelerate::Scheduler> prepared =
+      accelerator.prepare(net, torch::optim::AdamW(net->parameters(), 1.0),
+                          accelerate::Schedule([](int64_t step) { return 1.0 / static_cast<double>(1 + step); }));
   accelerate::Optimizer& optimizer = std::get<1>(prepared);
   accelerate::Scheduler& scheduler = std::get<2>(prepared);
   std::shared_ptr<Device> device = std::make_shared<Device>();
@@ -93,10 +93,8 @@ TEST_F(Pending, TheNextUpdateHasTheRightRate) {
 
 TEST_F(Pending, LookingAtTheOptimizerWaits) {
   const std::vector<std::function<void()>> looks{
-      [&] { optimizer.param_groups(); },
-      [&] { static_cast<void>(static_cast<torch::optim::Optimizer&>(optimizer)); },
-      [&] { scheduler.state_dict(); },
-      [&] { optimizer.core()->resolve(); },
+      [&] { optimizer.param_groups(); }, [&] { static_cast<void>(static_cast<torch::optim::Optimizer&>(optimizer)); },
+      [&] { scheduler.state_dict(); },   [&] { optimizer.core()->resolve(); },
       [&] { queue_update(); },
   };
   for (const auto& look : looks) {
@@ -121,9 +119,10 @@ TEST_F(Pending, EndingTheTrainingWritesDownWhatTheDeviceDecided) {
 
 TEST_F(Pending, AScheduleThatThrowsIsHeardAndTheOthersGoOn) {
   auto broken = accelerator.prepare(accelerate::Scheduler(optimizer, accelerate::Schedule([](int64_t step) {
-    if (step > 0) throw std::runtime_error("a schedule of the user's");
-    return 1.0;
-  })));
+                                                            if (step > 0)
+                                                              throw std::runtime_error("a schedule of the user's");
+                                                            return 1.0;
+                                                          })));
   queue_update();
   broken.step();
   scheduler.step();

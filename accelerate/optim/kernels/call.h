@@ -10,26 +10,35 @@ enum class Number { kFloat, kDouble, kHalf, kBFloat16 };
 
 /// All pointers are of the device that computes. A null one stands for what the caller has not.
 struct Call {
-  Number number;          ///< of every array
-  int64_t tensors;        ///< how many
-  const int64_t* sizes;   ///< elements of each
-  void* const* arrays;    ///< parameter, gradient, state of each, one tensor after the other
+  Number number;         ///< of every array
+  int64_t tensors;       ///< how many
+  const int64_t* sizes;  ///< elements of each
+  void* const* arrays;   ///< parameter, gradient, state of each, one tensor after the other
   const double* lr;
-  int64_t* updates;       ///< applied so far; counts on with this call, unless it is skipped
-  double* progress;       ///< room for two numbers between the kernels of a call
-  const float* factor;    ///< of the gradients, which are written back
-  const float* skip;      ///< not 0: only gradients change
+  int64_t* updates;     ///< applied so far; counts on with this call, unless it is skipped
+  double* progress;     ///< room for two numbers between the kernels of a call
+  const float* factor;  ///< of the gradients, which are written back
+  const float* skip;    ///< not 0: only gradients change
+};
+
+/// Tensors times one number; nothing at all if that is 1.
+struct ScaleCall {
+  Number number;         ///< of every tensor
+  int64_t tensors;       ///< how many
+  const int64_t* sizes;  ///< elements of each
+  void* const* arrays;   ///< one of each
+  const float* factor;
 };
 
 /// A look at gradients, of which nothing changes.
 struct NormCall {
-  Number number;              ///< of every gradient; of the norm float32, float64 for float64
-  int64_t tensors;            ///< how many
-  const int64_t* sizes;       ///< elements of each
-  void* const* arrays;        ///< one of each
-  const float* factor;        ///< of the gradients before their norm is taken
-  void* norm;                 ///< one number
-  float* found;               ///< one number, 0 before: becomes 1 if an element is not finite
+  Number number;         ///< of every gradient; of the norm float32, float64 for float64
+  int64_t tensors;       ///< how many
+  const int64_t* sizes;  ///< elements of each
+  void* const* arrays;   ///< one of each
+  const float* factor;   ///< of the gradients before their norm is taken
+  void* norm;            ///< one number
+  float* found;          ///< one number, 0 before: becomes 1 if an element is not finite
 };
 
 }  // namespace accelerate::internal::kernels

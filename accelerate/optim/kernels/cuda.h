@@ -22,6 +22,8 @@ cudaError_t blocks_on_cuda(const int64_t* sizes, int64_t tensors, Blocks& blocks
 /// that the same gradients have the same norm.
 cudaError_t norm_on_cuda(const NormCall& call, const Blocks& blocks, double* partial, cudaStream_t stream);
 
+cudaError_t scale_on_cuda(const ScaleCall& call, cudaStream_t stream);
+
 /// Counts `number` on; the host reads `outcomes` meanwhile: the number last, when the outcome beside it is there.
 cudaError_t publish_on_cuda(int64_t* number, int64_t* outcomes, const float* skip, cudaStream_t stream);
 

@@ -3,8 +3,8 @@
 #include <cmath>
 
 // The arithmetic of one element, for the CPU and for CUDA. Sums of products are written as fused multiply-adds, so that
-// no compiler is left to choose: both devices round alike. Of one element `x`, x[0] is the parameter, x[1] the gradient,
-// the others are its state.
+// no compiler is left to choose: both devices round alike. Of one element `x`, x[0] is the parameter, x[1] the
+// gradient, the others are its state.
 
 #ifdef __CUDACC__
 #define ACCELERATE_HOST_DEVICE __host__ __device__
@@ -110,8 +110,9 @@ struct Sgd {
 
   template <class T>
   ACCELERATE_HOST_DEVICE Element<T> with(double lr, const Progress& progress) const {
-    return {static_cast<T>(lr),           static_cast<T>(momentum), static_cast<T>(1 - dampening),
-            static_cast<T>(weight_decay), kind,                     progress.first != 0};
+    return {
+        static_cast<T>(lr), static_cast<T>(momentum), static_cast<T>(1 - dampening), static_cast<T>(weight_decay), kind,
+        progress.first != 0};
   }
 };
 

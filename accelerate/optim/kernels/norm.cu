@@ -1,4 +1,5 @@
-// The norm of many gradients and whether all of them are finite, in one pass that writes nothing.
+// The norm of many gradients and whether all of them are finite, in one pass that writes nothing; and what is made of
+// that, in a pass that often is none.
 #include <algorithm>
 
 #include "accelerate/optim/kernels/table.cuh"
@@ -24,8 +25,8 @@ __device__ double sum_of_block(double value) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) squares(const __grid_constant__ Table<1> table, const float* factor,
-                                                    double* partial, float* found) {
+__global__ void __launch_bounds__(kThreads)
+    squares(const __grid_constant__ Table<1> table, const float* factor, double* partial, float* found) {
   using Real = typename Wide<T>::type;
   constexpr int kVector = Vector<T>::kSize;
   const Real times = factor != nullptr ? static_cast<Real>(*factor) : Real(1);
@@ -56,6 +57,34 @@ __global__ void __launch_bounds__(kThreads) root(const double* partial, int64_t 
   for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += partial[i];
   sum = sum_of_block(sum);
   if (threadIdx.x == 0) *norm = static_cast<Real>(sqrt(sum));
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) multiply(const __grid_constant__ Table<1> table, const float* factor) {
+  using Real = typename Wide<T>::type;
+  constexpr int kVector = Vector<T>::kSize;
+  const Real times = static_cast<Real>(*factor);
+  if (times == 1) return;
+  const Place place = place_of(table, static_cast<int>(blockIdx.x));
+  T* x = static_cast<T*>(table.arrays[place.tensor][0]) + place.begin;
+  const auto product = [&](T element) { return static_cast<T>(static_cast<Real>(element) * times); };
+  const int vectors = reinterpret_cast<uintptr_t>(x) % sizeof(Vector<T>) == 0 ? place.size / kVector : 0;
+  for (int v = threadIdx.x; v < vectors; v += kThreads) {
+    Vector<T> pack = reinterpret_cast<const Vector<T>*>(x)[v];
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) pack.values[i] = product(pack.values[i]);
+    reinterpret_cast<Vector<T>*>(x)[v] = pack;
+  }
+  for (int i = vectors * kVector + static_cast<int>(threadIdx.x); i < place.size; i += kThreads) x[i] = product(x[i]);
+}
+
+template <class T>
+cudaError_t scale_all(const ScaleCall& call, cudaStream_t stream) {
+  Blocks blocks;
+  if (const cudaError_t error = blocks_on_cuda(call.sizes, call.tensors, blocks); error != cudaSuccess) return error;
+  return launch_over<1>(call.sizes, call.arrays, call.tensors, blocks.chunk, [&](const auto& table, int) {
+    multiply<T><<<table.first_block[table.tensors], kThreads, 0, stream>>>(table, call.factor);
+  });
 }
 
 template <class T>
@@ -100,6 +129,20 @@ cudaError_t norm_on_cuda(const NormCall& call, const Blocks& blocks, double* par
       return norm_of<c10::Half>(call, blocks, partial, stream);
     case Number::kBFloat16:
       return norm_of<c10::BFloat16>(call, blocks, partial, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+cudaError_t scale_on_cuda(const ScaleCall& call, cudaStream_t stream) {
+  switch (call.number) {
+    case Number::kFloat:
+      return scale_all<float>(call, stream);
+    case Number::kDouble:
+      return scale_all<double>(call, stream);
+    case Number::kHalf:
+      return scale_all<c10::Half>(call, stream);
+    case Number::kBFloat16:
+      return scale_all<c10::BFloat16>(call, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -47,10 +47,10 @@ Number number_of(at::ScalarType dtype) {
 template <class T>
 T* number_in(const OptionalTensor& tensor, c10::Device device, const char* name) {
   if (!tensor || !tensor->defined()) return nullptr;
-  TORCH_CHECK(tensor->numel() == 1 && tensor->scalar_type() == c10::CppTypeToScalarType<T>::value &&
-                  tensor->device() == device,
-              "accelerate: ", name, " is ", tensor->scalar_type(), " of ", tensor->numel(), " elements on ",
-              tensor->device(), ", expected one of ", c10::CppTypeToScalarType<T>::value, " on ", device);
+  TORCH_CHECK(
+      tensor->numel() == 1 && tensor->scalar_type() == c10::CppTypeToScalarType<T>::value && tensor->device() == device,
+      "accelerate: ", name, " is ", tensor->scalar_type(), " of ", tensor->numel(), " elements on ", tensor->device(),
+      ", expected one of ", c10::CppTypeToScalarType<T>::value, " on ", device);
   return tensor->mutable_data_ptr<T>();
 }
 
@@ -91,6 +91,15 @@ class Arrays {
 
   bool empty() const { return sizes_.empty(); }
   c10::Device device() const { return device_; }
+
+  ScaleCall scale_call(const at::Tensor& factor) const {
+    TORCH_CHECK(factor.defined(), "accelerate: a multiplication without a factor");
+    return {.number = number_of(dtype_),
+            .tensors = static_cast<int64_t>(sizes_.size()),
+            .sizes = sizes_.data(),
+            .arrays = arrays_.data(),
+            .factor = number_in<float>(factor, device_, "factor")};
+  }
 
   NormCall norm_call(const OptionalTensor& factor, const at::Tensor& norm, const at::Tensor& found) const {
     return {.number = number_of(dtype_),
@@ -178,11 +187,17 @@ void lion_operator(at::TensorList parameters, at::TensorList gradients, at::Tens
   kernels_of(arrays.device()).lion({beta1, beta2, weight_decay}, arrays.call({}, lr, factor, skip), arrays.device());
 }
 
+void scale_operator(at::TensorList tensors, const at::Tensor& factor) {
+  const Arrays arrays({tensors});
+  if (!arrays.empty()) kernels_of(arrays.device()).scale(arrays.scale_call(factor), arrays.device());
+}
+
 std::tuple<at::Tensor, at::Tensor> norm_operator(at::TensorList gradients, const OptionalTensor& factor) {
   const Arrays arrays({gradients});
   TORCH_CHECK(!arrays.empty(), "accelerate: the norm of no gradients");
   const auto on = at::TensorOptions(arrays.device());
-  const at::Tensor norm = at::empty({}, on.dtype(gradients.front().scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
+  const at::Tensor norm =
+      at::empty({}, on.dtype(gradients.front().scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
   const at::Tensor found = at::zeros({1}, on.dtype(at::kFloat));
   kernels_of(arrays.device()).norm(arrays.norm_call(factor, norm, found), arrays.device());
   return {norm, found};
@@ -231,6 +246,7 @@ class Library {
            "(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor lr, float beta1, float beta2, "
            "float weight_decay, Tensor? grad_factor, Tensor? found_inf) -> ()",
            lion_operator);
+    define("scale_", "(Tensor(a!)[] tensors, Tensor factor) -> ()", scale_operator);
     define("gradient_norm", "(Tensor[] grads, Tensor? grad_factor) -> (Tensor norm, Tensor found_inf)", norm_operator);
     define("publish_update_", "(Tensor(a!) number, Tensor(b!) outcomes, Tensor? found_inf) -> ()", publish_operator);
     define("await_update", "(Tensor number, Tensor outcomes, int update) -> bool", await_operator);
@@ -247,8 +263,8 @@ class Library {
     library_.def((name + arguments).c_str());
     library_.impl(name, torch::dispatch(c10::DispatchKey::CompositeExplicitAutograd, function));
     // They are called without a graph, and versions are the caller's to count.
-    for (const auto key : {c10::DispatchKey::AutogradCPU, c10::DispatchKey::AutogradCUDA,
-                           c10::DispatchKey::ADInplaceOrView}) {
+    for (const auto key :
+         {c10::DispatchKey::AutogradCPU, c10::DispatchKey::AutogradCUDA, c10::DispatchKey::ADInplaceOrView}) {
       library_.impl(name, torch::dispatch(key, torch::CppFunction::makeFallthrough()));
     }
   }
@@ -274,14 +290,14 @@ void fused_adam(const Lists& lists, const Moments& moments, const Clock& clock, 
   static const auto decoupled = find<decltype(adamw_operator)>("accelerate::fused_adamw_");
   (numbers.decay == Decay::kDecoupled ? decoupled : coupled)
       .call(lists.parameters, lists.gradients, moments.first, moments.second, moments.largest, clock.updates, clock.lr,
-            numbers.beta1, numbers.beta2, numbers.weight_decay, numbers.eps, given(verdict.factor), given(verdict.skip));
+            numbers.beta1, numbers.beta2, numbers.weight_decay, numbers.eps, given(verdict.factor),
+            given(verdict.skip));
 }
 
 void fused_sgd(const Lists& lists, at::TensorList buffers, const Clock& clock, const Sgd<1>& numbers,
                const Verdict& verdict) {
   static const auto found = find<decltype(sgd_operator)>("accelerate::fused_sgd_");
-  found.call(lists.parameters, lists.gradients, buffers,
-             given(clock.updates), clock.lr, numbers.momentum,
+  found.call(lists.parameters, lists.gradients, buffers, given(clock.updates), clock.lr, numbers.momentum,
              numbers.dampening, numbers.weight_decay, numbers.kind == Momentum::kNesterov, given(verdict.factor),
              given(verdict.skip));
 }
@@ -291,6 +307,11 @@ void fused_lion(const Lists& lists, at::TensorList averages, const at::Tensor& l
   static const auto found = find<decltype(lion_operator)>("accelerate::fused_lion_");
   found.call(lists.parameters, lists.gradients, averages, lr, numbers.beta1, numbers.beta2, numbers.weight_decay,
              given(verdict.factor), given(verdict.skip));
+}
+
+void scale(at::TensorList tensors, const at::Tensor& factor) {
+  static const auto found = find<decltype(scale_operator)>("accelerate::scale_");
+  found.call(tensors, factor);
 }
 
 Norm gradient_norm(at::TensorList gradients, const at::Tensor& factor) {

@@ -43,6 +43,10 @@ void fused_sgd(const Lists& lists, at::TensorList buffers, const Clock& clock, c
 void fused_lion(const Lists& lists, at::TensorList averages, const at::Tensor& lr, const Lion& numbers,
                 const Verdict& verdict);
 
+/// Multiplies tensors of one device and dtype, dense, by `factor` (float32, one element) in place: one pass, none if it
+/// is 1, of which the host knows nothing.
+void scale(at::TensorList tensors, const at::Tensor& factor);
+
 struct Norm {
   at::Tensor norm;   ///< 0-d, the 2-norm over all, of the gradients times `factor`; float32, float64 for float64
   at::Tensor found;  ///< float32, [1]: 1 if a gradient is not finite, else 0

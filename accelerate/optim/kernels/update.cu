@@ -47,8 +47,8 @@ struct Worker {
 };
 
 template <class T, class Rule>
-__global__ void __launch_bounds__(kThreads) update(const __grid_constant__ Table<Rule::kArrays> table, Rule rule,
-                                                   Call call) {
+__global__ void __launch_bounds__(kThreads)
+    update(const __grid_constant__ Table<Rule::kArrays> table, Rule rule, Call call) {
   constexpr int kArrays = Rule::kArrays;
   constexpr int kVector = Vector<T>::kSize;
   const bool skips = call.skip != nullptr && *call.skip != 0;

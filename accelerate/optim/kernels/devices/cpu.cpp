@@ -60,6 +60,30 @@ void update(const Rule& rule, const Call& call, c10::Device) {
 }
 
 template <class T>
+void scale_all(const ScaleCall& call) {
+  using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
+  const auto factor = static_cast<Real>(*call.factor);
+  if (factor == 1) return;
+  for (int64_t t = 0; t < call.tensors; ++t) {
+    T* const x = static_cast<T*>(call.arrays[t]);
+    for (int64_t i = 0; i < call.sizes[t]; ++i) x[i] = static_cast<T>(static_cast<Real>(x[i]) * factor);
+  }
+}
+
+void scale(const ScaleCall& call, c10::Device) {
+  switch (call.number) {
+    case Number::kFloat:
+      return scale_all<float>(call);
+    case Number::kDouble:
+      return scale_all<double>(call);
+    case Number::kHalf:
+      return scale_all<c10::Half>(call);
+    case Number::kBFloat16:
+      return scale_all<c10::BFloat16>(call);
+  }
+}
+
+template <class T>
 void norm_of(const NormCall& call) {
   using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
   const Real factor = call.factor != nullptr ? static_cast<Real>(*call.factor) : Real(1);
@@ -96,6 +120,8 @@ void publish(int64_t* number, int64_t* outcomes, const float* skip, c10::Device)
 
 }  // namespace
 
-DeviceKernels kernels_cpu() { return {c10::kCPU, update, update, update, update, update, norm, publish, [](c10::Device) { return true; }}; }
+DeviceKernels kernels_cpu() {
+  return {c10::kCPU, update, update, update, update, update, scale, norm, publish, [](c10::Device) { return true; }};
+}
 
 }  // namespace accelerate::internal::kernels

@@ -22,21 +22,26 @@ void update(const Rule& rule, const Call& call, c10::Device device) {
   C10_CUDA_CHECK(update_on_cuda(rule, queued, c10::cuda::getCurrentCUDAStream(device.index())));
 }
 
+void scale(const ScaleCall& call, c10::Device device) {
+  const c10::cuda::CUDAGuard guard(device);
+  C10_CUDA_CHECK(scale_on_cuda(call, c10::cuda::getCurrentCUDAStream(device.index())));
+}
+
 void norm(const NormCall& call, c10::Device device) {
   const c10::cuda::CUDAGuard guard(device);
   Blocks blocks;
   C10_CUDA_CHECK(blocks_on_cuda(call.sizes, call.tensors, blocks));
   const at::Tensor partial = at::empty({blocks.count}, at::TensorOptions(at::kDouble).device(device));
-  C10_CUDA_CHECK(norm_on_cuda(call, blocks, partial.mutable_data_ptr<double>(),
-                              c10::cuda::getCurrentCUDAStream(device.index())));
+  C10_CUDA_CHECK(
+      norm_on_cuda(call, blocks, partial.mutable_data_ptr<double>(), c10::cuda::getCurrentCUDAStream(device.index())));
 }
 
 void publish(int64_t* number, int64_t* outcomes, const float* skip, c10::Device device) {
   const c10::cuda::CUDAGuard guard(device);
   void* mapped = nullptr;
   C10_CUDA_CHECK(cudaHostGetDevicePointer(&mapped, outcomes, 0));
-  C10_CUDA_CHECK(publish_on_cuda(number, static_cast<int64_t*>(mapped), skip,
-                                 c10::cuda::getCurrentCUDAStream(device.index())));
+  C10_CUDA_CHECK(
+      publish_on_cuda(number, static_cast<int64_t*>(mapped), skip, c10::cuda::getCurrentCUDAStream(device.index())));
 }
 
 bool idle(c10::Device device) {
@@ -50,6 +55,8 @@ bool idle(c10::Device device) {
 
 }  // namespace
 
-DeviceKernels kernels_cuda() { return {c10::kCUDA, update, update, update, update, update, norm, publish, idle}; }
+DeviceKernels kernels_cuda() {
+  return {c10::kCUDA, update, update, update, update, update, scale, norm, publish, idle};
+}
 
 }  // namespace accelerate::internal::kernels

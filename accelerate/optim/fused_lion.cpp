@@ -1,0 +1,69 @@
+// Lion through one operator, on its own momenta.
+#include <ATen/ATen.h>
+
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "accelerate/optim/fused_update.h"
+#include "accelerate/optim/kernels/operators.h"
+#include "accelerate/optim/lion.h"
+
+namespace accelerate::internal {
+namespace {
+
+/// Tensors of one call, element i of each list belonging together.
+struct Lists {
+  std::vector<at::Tensor> parameters, gradients, averages;
+};
+
+/// LibTorch has no kernel for it: wherever parameters are, ours does it.
+class FusedLion final : public FusedUpdate {
+ public:
+  explicit FusedLion(torch::optim::Optimizer& optimizer) : FusedUpdate(optimizer, Counters::kOnDevice) {}
+  std::string_view name() const override { return "fused lion"; }
+
+ private:
+  bool takes_state(const torch::optim::OptimizerParamGroup&, const at::Tensor& parameter) const override {
+    const auto found = optimizer_.state().find(parameter.unsafeGetTensorImpl());
+    return found == optimizer_.state().end() ||
+           fits_beside(parameter, static_cast<const LionParamState&>(*found->second).exp_avg());
+  }
+
+  void step_group(const Group& group) override {
+    const auto& options = static_cast<const LionOptions&>(group.options.options());
+    const auto [beta1, beta2] = options.betas();
+    std::map<Kind, Lists> calls;
+    for (const at::Tensor& parameter : group.options.params()) {
+      if (!parameter.grad().defined()) continue;
+      Lists& lists = calls[kind_of(parameter)];
+      lists.parameters.push_back(parameter);
+      lists.gradients.push_back(parameter.grad());
+      lists.averages.push_back(average_of(parameter));
+    }
+    for (auto& [kind, lists] : calls) {
+      kernels::fused_lion({lists.parameters, lists.gradients}, lists.averages,
+                          rate_of(group, lists.parameters.front().device()), {beta1, beta2, options.weight_decay()},
+                          verdict());
+    }
+  }
+
+  /// Beginning with 0 is the same whether or not the first update is left out.
+  at::Tensor average_of(const at::Tensor& parameter) {
+    auto& slot = optimizer_.state()[parameter.unsafeGetTensorImpl()];
+    if (!slot) {
+      auto fresh = std::make_unique<LionParamState>();
+      fresh->exp_avg(at::zeros_like(parameter, at::MemoryFormat::Preserve));
+      slot = std::move(fresh);
+    }
+    return static_cast<LionParamState&>(*slot).exp_avg();
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Update> make_fused_lion(torch::optim::Optimizer& optimizer) {
+  return std::make_unique<FusedLion>(optimizer);
+}
+
+}  // namespace accelerate::internal
