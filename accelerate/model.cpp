@@ -9,6 +9,7 @@
 #include "accelerate/optim/sync_schedule.h"
 #include "accelerate/precision/autocast.h"
 #include "accelerate/tensor/graph.h"
+#include "accelerate/tensor/out_of_memory.h"
 
 namespace accelerate::internal {
 
@@ -26,6 +27,10 @@ ModelCore::ModelCore(std::shared_ptr<torch::nn::Module> module, c10::Device devi
 ModelCore::~ModelCore() = default;
 
 void ModelCore::run(ForwardCall& call) {
+  explaining_memory(memory_, MemoryPhase::kForward, [&] { run_in_precision(call); });
+}
+
+void ModelCore::run_in_precision(ForwardCall& call) {
   if (!sync_->closed()) strategy_->before_forward(sync_now());
   {
     const AutocastScope autocast = autocast_scope(policy_, device_.type());

@@ -14,6 +14,7 @@
 #include "accelerate/plan.h"
 #include "accelerate/preparation.h"
 #include "accelerate/runtime_join.h"
+#include "accelerate/runtime_memory.h"
 #include "accelerate/strategy/uneven_inputs.h"
 
 namespace accelerate::internal {
@@ -55,12 +56,15 @@ class Runtime {
   UnevenJoin join_uneven_inputs(const std::vector<std::shared_ptr<ModelCore>>& models, JoinOptions options);
   /// An error that nobody could be told at the time: the next training verb throws it.
   void keep_error(std::exception_ptr error) noexcept { kept_error_ = std::move(error); }
+  /// Who holds the device's memory.
+  const std::shared_ptr<MemoryOwners>& memory() const { return memory_; }
   /// Once. Every training verb begins with it.
   void throw_kept_error();
   /// Training verbs of every handle throw from now on, and what only training needs is let go.
   void close() noexcept;
 
  private:
+  void run_backward(const at::Tensor& loss, const BackwardOptions& options);
   /// Throws UsageError from `verb` where processes without data wait for announced exchanges.
   void require_no_open_join(const char* verb) const;
 
@@ -74,6 +78,7 @@ class Runtime {
   std::vector<std::weak_ptr<SyncSchedule>> released_;  ///< those before `sync_`, as long as a handle knows them
   std::shared_ptr<GradScaler> scaler_;
   PreparedObjects prepared_;
+  std::shared_ptr<MemoryOwners> memory_;
   std::shared_ptr<OpenJoins> open_joins_ = std::make_shared<OpenJoins>();
   std::exception_ptr kept_error_;
 };

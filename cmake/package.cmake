@@ -18,7 +18,7 @@ set(private_headers plan.h plan_agreement.h plan_device.h plan_foreign.h plan_se
   strategy/replicated.h strategy/uneven.h strategy/uneven_inputs.h
   strategy/ddp/comm_hook.h strategy/ddp/half_hook.h strategy/ddp/low_rank.h strategy/ddp/low_rank_hook.h
   strategy/ddp/errors.h strategy/ddp/gradient_reducer.h strategy/ddp/reducer_group.h strategy/ddp/same_model.h
-  tensor/graph.h tensor/hardware.h
+  tensor/graph.h tensor/hardware.h tensor/memory_bytes.h tensor/memory_owners.h tensor/out_of_memory.h runtime_memory.h
   cli/command.h cli/nearest.h
   launch/config.h launch/descriptor.h launch/forkable.h launch/forks.h launch/gpus.h launch/launcher.h launch/machine.h launch/output.h launch/port.h
   launch/process.h launch/program.h launch/signals.h)

@@ -47,6 +47,8 @@ void FusedUpdate::step() {
     optimizer_.step();
     return;
   }
+  // Of all groups first: where memory runs out, nothing has been updated or counted.
+  for (auto& group : optimizer_.param_groups()) make_states(group);
   for (auto& group : optimizer_.param_groups()) {
     step_group(group);
     // The kernels leave the versions alone, and autograd would walk a graph over the old weights with the new ones.

@@ -28,6 +28,7 @@ struct ZeroGradOptions {
 
 namespace internal {
 
+class MemoryOwners;
 class ScaledGradients;
 class Update;
 
@@ -38,6 +39,7 @@ struct OptimizerHooks {
   /// Throws UsageError for parameters of no prepared model, else the hooks count them in from now on.
   std::function<void(const torch::optim::OptimizerParamGroup& group)> admit = {};
   std::function<at::Tensor(const at::Tensor& loss)> mean_over_ranks = {};
+  std::weak_ptr<const MemoryOwners> memory = {};  ///< who is asked when a step finds no memory left
 };
 
 enum class OptimizerMode { kTrain, kEval };
@@ -81,6 +83,7 @@ class OptimizerCore {
   std::string_view update_name() const;
 
  private:
+  StepResult step_once(const std::function<at::Tensor()>& closure);
   at::Tensor losses(const std::function<at::Tensor()>& closure) const;
   std::shared_ptr<torch::optim::Optimizer> inner_;
   std::shared_ptr<SyncSchedule> sync_;
