@@ -79,7 +79,7 @@ std::shared_ptr<MemoryOwners> owners_of(const PreparedObjects& prepared, const P
 
 std::shared_ptr<const void> count_in(MemoryOwners& owners, std::span<const PrepareItem> items,
                                      const PreparedObjects& prepared) {
-  std::vector<std::shared_ptr<torch::nn::Module>> modules;
+  std::vector<std::weak_ptr<torch::nn::Module>> modules;  // the list may keep this after the token has gone
   for (const PrepareItem& item : items) {
     const auto* model = std::get_if<ModelItem>(&item);
     if (model == nullptr) continue;
@@ -89,7 +89,9 @@ std::shared_ptr<const void> count_in(MemoryOwners& owners, std::span<const Prepa
   auto token = std::make_shared<const int>(0);
   owners.add(MemoryOwner::kParameters, token, [modules = std::move(modules)](c10::Device device) {
     MemoryCount count(device);
-    for (const auto& module : modules) {
+    for (const auto& weak : modules) {
+      const auto module = weak.lock();
+      if (module == nullptr) continue;
       for (const at::Tensor& tensor : module->parameters()) count.add(tensor);
       for (const at::Tensor& tensor : module->buffers()) count.add(tensor);
     }
