@@ -6,6 +6,7 @@
 
 #include <unordered_set>
 
+#include "accelerate/nn/sync_batch_norm.h"
 #include "accelerate/optim/sync_schedule.h"
 #include "accelerate/precision/autocast.h"
 #include "accelerate/tensor/graph.h"
@@ -22,9 +23,16 @@ ModelCore::ModelCore(std::shared_ptr<torch::nn::Module> module, c10::Device devi
       strategy_(std::move(strategy)),
       sync_(std::move(sync)),
       table_(strategy_->attach({.module = *module_, .group = group, .precision = policy_, .log = std::move(log)})),
-      ranks_(group.size()) {}
+      ranks_(group.size()) {
+  bind_batch_norms(*module_, group);
+}
 
 ModelCore::~ModelCore() = default;
+
+void ModelCore::end() noexcept {
+  bind_batch_norms(*module_, Group());
+  strategy_->end();
+}
 
 void ModelCore::run(ForwardCall& call) {
   explaining_memory(memory_, MemoryPhase::kForward, [&] { run_in_precision(call); });

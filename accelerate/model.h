@@ -73,7 +73,7 @@ class ModelCore {
   /// Ranks share it, and what a pass adds now would not be averaged over them.
   bool stays_local() const { return ranks_ > 1 && sync_now() == GradientSync::kAccumulate; }
   /// Training has ended.
-  void end() noexcept { strategy_->end(); }
+  void end() noexcept;
 
   const std::shared_ptr<torch::nn::Module>& module() const { return module_; }
   Strategy& strategy() { return *strategy_; }
