@@ -12,6 +12,7 @@
 #include "accelerate/core/error.h"
 #include "accelerate/core/registry.h"
 #include "accelerate/runtime.h"
+#include "accelerate/tensor/out_of_memory.h"
 
 namespace accelerate {
 namespace {
@@ -220,9 +221,18 @@ void Accelerator::verify(const char* operation, internal::TensorList tensors, co
   }
 }
 
+namespace {
+
+template <class F>
+void in_collective(const internal::Runtime& runtime, F&& exchange) {
+  internal::explaining_memory(runtime.memory(), internal::MemoryPhase::kCollective, std::forward<F>(exchange));
+}
+
+}  // namespace
+
 void Accelerator::gather_tensors(internal::TensorList tensors) const {
   verify("gather", tensors);
-  internal::gather_all(runtime().group(), tensors);
+  in_collective(runtime(), [&] { internal::gather_all(runtime().group(), tensors); });
 }
 
 std::optional<int64_t> Accelerator::metrics_kept() const {
@@ -254,12 +264,12 @@ void Accelerator::reduce_tensors(internal::TensorList tensors, const ReduceOptio
   std::ostringstream arguments;
   arguments << '"' << options.reduction << "\", scale " << options.scale;
   verify("reduce", tensors, arguments.str());
-  internal::reduce_all(runtime().group(), tensors, options);
+  in_collective(runtime(), [&] { internal::reduce_all(runtime().group(), tensors, options); });
 }
 
 void Accelerator::broadcast_tensors(internal::TensorList tensors, int64_t from_process) const {
   verify("broadcast", tensors, "from process " + std::to_string(from_process));
-  internal::broadcast_all(runtime().group(), tensors, from_process);
+  in_collective(runtime(), [&] { internal::broadcast_all(runtime().group(), tensors, from_process); });
 }
 
 std::string Accelerator::broadcast_bytes(std::string own, int64_t from_process) const {
@@ -282,7 +292,7 @@ void Accelerator::pad_tensors(internal::TensorList tensors, const PadOptions& op
     require_same_call("pad_across_processes", arguments.str());
     internal::require_equal_forms(group, "pad_across_processes", tensors);
   }
-  internal::pad_all(group, tensors, options);
+  in_collective(runtime(), [&] { internal::pad_all(group, tensors, options); });
 }
 
 void Accelerator::wait_for_everyone() const {

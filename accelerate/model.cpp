@@ -6,10 +6,12 @@
 
 #include <unordered_set>
 
+#include "accelerate/nn/sync_batch_norm.h"
 #include "accelerate/optim/sync_schedule.h"
 #include "accelerate/precision/autocast.h"
 #include "accelerate/step/recorder.h"
 #include "accelerate/tensor/graph.h"
+#include "accelerate/tensor/out_of_memory.h"
 
 namespace accelerate::internal {
 
@@ -23,13 +25,20 @@ ModelCore::ModelCore(std::shared_ptr<torch::nn::Module> module, c10::Device devi
       sync_(std::move(sync)),
       table_(strategy_->attach({.module = *module_, .group = group, .precision = policy_, .log = std::move(log)})),
       ranks_(group.size()),
-      steps_(std::move(steps)) {}
+      steps_(std::move(steps)) {
+  bind_batch_norms(*module_, group);
+}
 
 ModelCore::~ModelCore() = default;
 
 void ModelCore::end() noexcept {
+  bind_batch_norms(*module_, Group());
   strategy_->end();
   steps_.reset();
+}
+
+void ModelCore::run(ForwardCall& call) {
+  explaining_memory(memory_, MemoryPhase::kForward, [&] { run_in_precision(call); });
 }
 
 void ModelCore::begin_step(ForwardCall& call) {
@@ -40,7 +49,7 @@ void ModelCore::begin_step(ForwardCall& call) {
   steps_->open(std::move(kind));
 }
 
-void ModelCore::run(ForwardCall& call) {
+void ModelCore::run_in_precision(ForwardCall& call) {
   if (!sync_->closed()) {
     if (steps_ && steps_->is_open() && strategy_->exchanges_before_forward()) {
       steps_->before_read("the exchange of a model's buffers");

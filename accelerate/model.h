@@ -29,6 +29,7 @@ class SyncSchedule;
 
 namespace internal {
 
+class MemoryOwners;
 class StepRecorder;
 
 /// One call of a user's module with the types forgotten: whoever receives it decides what happens around it.
@@ -89,6 +90,9 @@ class ModelCore {
   /// The ranks over which its gradients are averaged.
   int64_t ranks() const { return ranks_; }
   LossWeights& loss_weights() { return loss_weights_; }
+  /// Who is asked when a call finds no memory left.
+  void explain_memory(const std::shared_ptr<MemoryOwners>& owners) { memory_ = owners; }
+  std::shared_ptr<MemoryOwners> memory() const { return memory_.lock(); }
   /// The Accelerator it was prepared by.
   const SyncSchedule* owner() const { return sync_.get(); }
 
@@ -97,6 +101,7 @@ class ModelCore {
     int64_t token;
     GradientSync sync;
   };
+  void run_in_precision(ForwardCall& call);
   GradientSync sync_now() const;
   void begin_step(ForwardCall& call);
   void remember_local(ForwardCall& call);
@@ -107,6 +112,7 @@ class ModelCore {
   std::unique_ptr<Strategy> strategy_;
   std::shared_ptr<const SyncSchedule> sync_;
   ParameterTable table_;
+  std::weak_ptr<MemoryOwners> memory_;
   int64_t ranks_;
   LossWeights loss_weights_;
   std::vector<Forced> forced_;  ///< by the guards that are alive

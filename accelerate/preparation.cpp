@@ -57,6 +57,7 @@ class Build {
     item.prepared = std::make_shared<ModelCore>(item.module, device, plan.precision.policy,
                                                 plan.strategy.make(plan.strategy_options), ranks, context_.sync,
                                                 context_.log, context_.steps);
+    item.prepared->explain_memory(context_.memory);
     all_.models.push_back(item.prepared);
     if (item.options.evaluation_mode) all_.evaluated.push_back(item.prepared.get());
   }

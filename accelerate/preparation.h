@@ -40,8 +40,9 @@ struct PreparationContext {
   std::shared_ptr<SyncSchedule> sync;
   std::shared_ptr<ActiveLoaders> active_loaders;
   std::shared_ptr<const OpenJoins> open_joins;
-  std::shared_ptr<GradScaler> scaler;   ///< null: losses are not scaled
-  std::shared_ptr<StepRecorder> steps;  ///< null: nothing is captured
+  std::shared_ptr<GradScaler> scaler;    ///< null: losses are not scaled
+  std::shared_ptr<StepRecorder> steps;   ///< null: nothing is captured
+  std::shared_ptr<MemoryOwners> memory;  ///< who is asked when there is none left
   /// The Accelerator's own list, which outlives every call of an optimizer that `sync` lets through.
   const PreparedObjects& prepared;
 };

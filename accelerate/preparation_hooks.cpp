@@ -53,6 +53,7 @@ OptimizerHooks hooks_of(const torch::optim::Optimizer& optimizer, const Models& 
                         const PreparationContext& context) {
   const auto partners = std::make_shared<WeakModels>(partners_of(optimizer.param_groups(), models));
   OptimizerHooks hooks;
+  hooks.memory = context.memory;
   hooks.gradients_spent = [partners] {
     for (const auto& weak : *partners) {
       if (const auto model = weak.lock()) model->loss_weights().reset();

@@ -17,6 +17,7 @@
 #include "accelerate/core/kernel.h"
 #include "accelerate/plan_agreement.h"
 #include "accelerate/runtime_weights.h"
+#include "accelerate/tensor/out_of_memory.h"
 
 namespace accelerate::internal {
 namespace {
@@ -111,7 +112,8 @@ Runtime::Runtime(Plan plan, LogSink sink)
                              .divide_by_micro_steps = plan_.accumulation.divide_by == WindowDivisor::kMicroSteps},
           active_loaders_)),
       scaler_(plan_.precision.policy.scale_loss ? std::make_shared<GradScaler>(plan_.setup.scaler, plan_.device)
-                                                : nullptr) {
+                                                : nullptr),
+      memory_(owners_of(prepared_, plan_, sync_)) {
   keep_freed_memory();
   for (const std::string& warning : plan_.setup.warnings) log_.warning(warning);
   if (plan_.world.rank == 0) {
@@ -162,16 +164,18 @@ void Runtime::prepare(std::span<PrepareItem> items) {
   throw_kept_error();
   require_no_open_join("prepare");
   check_items(items, prepared_, *sync_, group_);
-  prepared_ = build_items(items, prepared_,
-                          {.plan = plan_,
-                           .group = group_,
-                           .log = log_,
-                           .sync = sync_,
-                           .active_loaders = active_loaders_,
-                           .open_joins = open_joins_,
-                           .scaler = scaler_,
-                           .steps = steps_,
-                           .prepared = prepared_});
+  const PreparationContext context{.plan = plan_,
+                                   .group = group_,
+                                   .log = log_,
+                                   .sync = sync_,
+                                   .active_loaders = active_loaders_,
+                                   .open_joins = open_joins_,
+                                   .scaler = scaler_,
+                                   .steps = steps_,
+                                   .memory = memory_,
+                                   .prepared = prepared_};
+  const auto counted = count_in(*memory_, items, prepared_);
+  prepared_ = explaining_memory(memory_, MemoryPhase::kPrepare, [&] { return build_items(items, prepared_, context); });
 }
 
 void Runtime::correct_window() {
@@ -258,6 +262,10 @@ bool Runtime::optimizer_step_was_skipped() const {
 }
 
 void Runtime::backward(const at::Tensor& loss, const BackwardOptions& options) {
+  explaining_memory(memory_, MemoryPhase::kBackward, [&] { run_backward(loss, options); });
+}
+
+void Runtime::run_backward(const at::Tensor& loss, const BackwardOptions& options) {
   sync_->require_open("backward");
   throw_kept_error();
   sync_->require_window("backward");

@@ -16,6 +16,7 @@
 #include "accelerate/preparation.h"
 #include "accelerate/runtime_join.h"
 #include "accelerate/step/recorder.h"
+#include "accelerate/runtime_memory.h"
 #include "accelerate/strategy/uneven_inputs.h"
 
 namespace accelerate::internal {
@@ -64,6 +65,8 @@ class Runtime final : private TapeHost {
   UnevenJoin join_uneven_inputs(const std::vector<std::shared_ptr<ModelCore>>& models, JoinOptions options);
   /// An error that nobody could be told at the time: the next training verb throws it.
   void keep_error(std::exception_ptr error) noexcept { kept_error_ = std::move(error); }
+  /// Who holds the device's memory.
+  const std::shared_ptr<MemoryOwners>& memory() const { return memory_; }
   /// Once. Every training verb begins with it.
   void throw_kept_error();
   /// Training verbs of every handle throw from now on, and what only training needs is let go.
@@ -79,6 +82,7 @@ class Runtime final : private TapeHost {
   void follow_windows();
   std::vector<std::shared_ptr<OptimizerCore>> optimizers_of(const std::vector<at::Tensor>& parameters) const;
   void resolve_updates() noexcept;
+  void run_backward(const at::Tensor& loss, const BackwardOptions& options);
   /// Throws UsageError from `verb` where processes without data wait for announced exchanges.
   void require_no_open_join(const char* verb) const;
 
@@ -93,6 +97,7 @@ class Runtime final : private TapeHost {
   std::shared_ptr<GradScaler> scaler_;
   PreparedObjects prepared_;
   std::shared_ptr<StepRecorder> steps_;
+  std::shared_ptr<MemoryOwners> memory_;
   std::shared_ptr<OpenJoins> open_joins_ = std::make_shared<OpenJoins>();
   std::exception_ptr kept_error_;
 };

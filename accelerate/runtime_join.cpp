@@ -10,6 +10,7 @@
 
 #include "accelerate/comm/objects.h"
 #include "accelerate/core/error.h"
+#include "accelerate/nn/sync_batch_norm.h"
 #include "accelerate/runtime.h"
 #include "accelerate/strategy/uneven_inputs.h"
 
@@ -143,6 +144,18 @@ void Runtime::require_no_open_join(const char* verb) const {
                     .remedy = "Call `join.finish()` first, or do it before the guard is made"});
 }
 
+namespace {
+
+UsageError normalises_over_ranks(const std::string& model) {
+  return UsageError({.place = "join_uneven_inputs",
+                     .what = "A process without data cannot take part in the statistics of a SyncBatchNorm",
+                     .got = model + ", which has one",
+                     .expected = "exchanges in backward passes alone",
+                     .remedy = "Train with even batches, which is the default, or with the plain BatchNorm"});
+}
+
+}  // namespace
+
 UnevenJoin Runtime::join_uneven_inputs(const Models& models, JoinOptions options) {
   sync_->require_open("join_uneven_inputs");
   throw_kept_error();
@@ -163,6 +176,7 @@ UnevenJoin Runtime::join_uneven_inputs(const Models& models, JoinOptions options
     const bool joins = contains(models, model);
     Shadow* shadow = model->strategy().shadow();
     if (joins && shadow == nullptr) throw cannot_join(model->module()->name());
+    if (joins && has_bound_batch_norm(*model->module())) throw normalises_over_ranks(model->module()->name());
     joined.push_back({.name = model->module()->name(), .shadow = shadow, .joins = joins});
   }
   return UnevenJoin(std::make_unique<JoinScope>(*this, prepared_.loaders, options, shared, std::move(joined)));

@@ -9,7 +9,7 @@
 #include <sstream>
 
 #include "accelerate/comm/backend.h"
-#include "accelerate/comm/launched.h"
+#include "accelerate/comm/launched_work.h"
 #include "accelerate/core/error.h"
 
 namespace accelerate::internal {
@@ -237,7 +237,7 @@ void GroupCore::launch(const char* operation, c10::Device device, const std::fun
   if (!setup_.liveness) return work();
   require_ranks(operation);
   work();
-  if (!launched_) launched_ = c10::make_intrusive<Launched>(device);
+  if (!launched_) launched_ = c10::make_intrusive<LaunchedWork>(device);
   launched_->record();  // first: it is through when it was before this, or when this is
   last_launch_ = setup_.liveness->operations().again(last_launch_, operation, setup_.name == "world", launched_);
 }

@@ -28,7 +28,7 @@ struct GroupSetup {
   Log log;
 };
 
-class Launched;
+class LaunchedWork;
 
 /// A group of several ranks over c10d. Every collective goes through `start`, which makes sure that it ends.
 class GroupCore {
@@ -91,7 +91,7 @@ class GroupCore {
   bool needs_comparison_ = false;
   bool gathers_lists_ = false;
   int64_t splits_ = 0;
-  c10::intrusive_ptr<Launched> launched_;
+  c10::intrusive_ptr<LaunchedWork> launched_;
   uint64_t last_launch_ = 0;
   std::shared_ptr<void> capturing_ = std::make_shared<char>();
 };

@@ -13,6 +13,8 @@
 #include <utility>
 
 #include "accelerate/core/error.h"
+#include "accelerate/tensor/memory_bytes.h"
+#include "accelerate/tensor/memory_owners.h"
 
 namespace accelerate {
 namespace internal {
@@ -167,6 +169,15 @@ class EmaCore {
                       .remedy = "Put `auto weights = ema.apply();` into the block of the evaluation alone: { ... }"});
   }
 
+  int64_t bytes_on(c10::Device device) const {
+    MemoryCount count(device);
+    for (const Entry& entry : entries_) {
+      count.add(entry.average.local);
+      if (applied_) count.add(entry.kept);
+    }
+    return count.bytes();
+  }
+
   int64_t steps() const { return *n_averaged_.const_data_ptr<int64_t>(); }
   double decay() const { return decay_; }
 
@@ -230,6 +241,12 @@ class EmaCore {
 };
 
 }  // namespace internal
+
+void Ema::count_in(const std::shared_ptr<internal::MemoryOwners>& owners) const {
+  if (owners == nullptr) return;
+  const internal::EmaCore* const core = core_.get();
+  owners->add(internal::MemoryOwner::kAverages, core_, [core](c10::Device device) { return core->bytes_on(device); });
+}
 
 EmaWeights::~EmaWeights() {
   if (core_) core_->restore();

@@ -40,6 +40,7 @@ namespace internal {
 double ema_decay(const EmaOptions& options, int64_t step);
 
 class EmaCore;
+class MemoryOwners;
 
 }  // namespace internal
 
@@ -77,13 +78,17 @@ class Ema final : public Stateful {
   template <class Model>
   requires requires(const Model& model) { model.core()->table(); }
   explicit Ema(const Model& model, EmaOptions options = {})
-      : Ema(std::vector<ParameterTable>{model.core()->table()}, options) {}
+      : Ema(std::vector<ParameterTable>{model.core()->table()}, options) {
+    if constexpr (requires { model.core()->memory(); }) count_in(model.core()->memory());
+  }
   /// Of several, in one state: `Ema ema(std::tie(generator, encoder))`.
   template <class... Models>
   explicit Ema(const std::tuple<Models...>& models, EmaOptions options = {})
       : Ema(std::apply([](const auto&... model) { return std::vector<ParameterTable>{model.core()->table()...}; },
                        models),
-            options) {}
+            options) {
+    if constexpr (requires { std::get<0>(models).core()->memory(); }) count_in(std::get<0>(models).core()->memory());
+  }
   Ema(const std::vector<ParameterTable>& tables, EmaOptions options);
   ~Ema() override;
   Ema(Ema&&) noexcept;
@@ -110,6 +115,8 @@ class Ema final : public Stateful {
   void load(StateReader& reader) override;
 
  private:
+  /// For the error that says who has the device's memory; null: nobody asks.
+  void count_in(const std::shared_ptr<internal::MemoryOwners>& owners) const;
   std::shared_ptr<internal::EmaCore> core_;
 };
 

@@ -66,6 +66,13 @@ class FusedAdam final : public FusedUpdate {
            (!amsgrad || fits_beside(parameter, state.max_exp_avg_sq()));
   }
 
+  void make_states(torch::optim::OptimizerParamGroup& group) override {
+    const bool amsgrad = static_cast<const Options&>(group.options()).amsgrad();
+    for (const at::Tensor& parameter : group.params()) {
+      if (parameter.grad().defined()) state_of(parameter, amsgrad);
+    }
+  }
+
   void step_group(const Group& group) override {
     const auto& options = static_cast<const Options&>(group.options.options());
     const auto [beta1, beta2] = options.betas();

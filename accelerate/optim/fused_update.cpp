@@ -76,6 +76,8 @@ void FusedUpdate::step_if(const Verdict& verdict) {
     optimizer_.step();
     return;
   }
+  // Of all groups first: where memory runs out, nothing has been updated or counted.
+  for (auto& group : optimizer_.param_groups()) make_states(group);
   verdict_ = verdict;
   try {
     for (size_t i = 0; i < optimizer_.param_groups().size(); ++i) {

@@ -45,6 +45,8 @@ class FusedUpdate : public Update {
   virtual void start_state() {}
   /// Whether the kernel takes the state that `parameter` has, if it has some.
   virtual bool takes_state(const torch::optim::OptimizerParamGroup& group, const at::Tensor& parameter) const = 0;
+  /// Makes the state that `step_group` needs and does not make itself after the last thing that can fail.
+  virtual void make_states(torch::optim::OptimizerParamGroup&) {}
   /// Updates the group's parameters that have a gradient, as `verdict()` says.
   virtual void step_group(const Group& group) = 0;
   /// The host's part of `take_back`.

@@ -12,9 +12,8 @@
 #include "accelerate/optim/lion.h"
 
 namespace accelerate::internal {
-namespace {
 
-std::vector<at::Tensor*> tensors_of(torch::optim::OptimizerParamState& state) {
+std::vector<at::Tensor*> tensors_of_state(torch::optim::OptimizerParamState& state) {
   using namespace torch::optim;  // NOLINT: the names below
   if (auto* adamw = dynamic_cast<AdamWParamState*>(&state)) {
     return {&adamw->exp_avg(), &adamw->exp_avg_sq(), &adamw->max_exp_avg_sq()};
@@ -41,15 +40,13 @@ std::vector<at::Tensor*> tensors_of(torch::optim::OptimizerParamState& state) {
   return {};
 }
 
-}  // namespace
-
 void move_state(torch::optim::Optimizer& optimizer) {
   auto& states = optimizer.state();
   for (const auto& group : optimizer.param_groups()) {
     for (const at::Tensor& parameter : group.params()) {
       const auto found = states.find(parameter.unsafeGetTensorImpl());
       if (found == states.end()) continue;
-      for (at::Tensor* tensor : tensors_of(*found->second)) {
+      for (at::Tensor* tensor : tensors_of_state(*found->second)) {
         if (tensor->defined() && tensor->device() != parameter.device()) *tensor = tensor->to(parameter.device());
       }
     }

@@ -1,10 +1,18 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
 namespace torch::optim {
 class Optimizer;
-}
+class OptimizerParamState;
+}  // namespace torch::optim
 
 namespace accelerate::internal {
+
+/// The tensors in one parameter's state of LibTorch's own optimizers, defined or not; none of another type's.
+std::vector<at::Tensor*> tensors_of_state(torch::optim::OptimizerParamState& state);
 
 /// Moves the state that `optimizer` has already, having stepped or made its state when it was built, to where its
 /// parameters are. State of types that are not LibTorch's own stays where it is.

@@ -11,6 +11,7 @@
 #include "accelerate/optim/scaled_gradients.h"
 #include "accelerate/optim/update.h"
 #include "accelerate/optim/update_outcomes.h"
+#include "accelerate/tensor/out_of_memory.h"
 
 namespace accelerate {
 
@@ -49,6 +50,10 @@ bool OptimizerCore::is_for(const torch::optim::Optimizer& optimizer) const {
 std::string_view OptimizerCore::update_name() const { return update_->name(); }
 
 StepResult OptimizerCore::step(const std::function<at::Tensor()>& closure) {
+  return explaining_memory(hooks_.memory, MemoryPhase::kOptimizerStep, [&] { return step_once(closure); });
+}
+
+StepResult OptimizerCore::step_once(const std::function<at::Tensor()>& closure) {
   sync_->require_open("optimizer.step");
   sync_->require_window("optimizer.step");
   if (sync_->in_window() && last_window_ == sync_->window()) {

@@ -28,6 +28,7 @@ struct ZeroGradOptions {
 
 namespace internal {
 
+class MemoryOwners;
 class OptimizerCore;
 class ScaledGradients;
 class Update;
@@ -44,6 +45,7 @@ struct OptimizerHooks {
   /// Does what must not be captured as a part of the step.
   std::function<void(const std::function<void()>& work)> apart = {};
   std::function<void(const OptimizerCore& optimizer)> stepped = {};  ///< at the end of `step()`, whatever it did
+  std::weak_ptr<const MemoryOwners> memory = {};  ///< who is asked when a step finds no memory left
 };
 
 enum class OptimizerMode { kTrain, kEval };
@@ -105,6 +107,7 @@ class OptimizerCore {
   std::string_view update_name() const;
 
  private:
+  StepResult step_once(const std::function<at::Tensor()>& closure);
   at::Tensor losses(const std::function<at::Tensor()>& closure) const;
   StepResult update(const std::function<at::Tensor()>& closure);
   std::shared_ptr<torch::optim::Optimizer> inner_;

@@ -34,6 +34,8 @@ class SyncSchedule {
   double correction() const { return correction_; }
   /// Micro-steps since the count last began anew.
   int64_t micro_step() const { return micro_step_; }
+  /// Nothing was gathered before in the window of this micro-step.
+  bool is_first_of_window() const { return (sync_gradients_ ? divisor_ : gathered_) <= 1; }
   /// Stays as the last window set it; true before the first.
   bool sync_gradients() const { return sync_gradients_; }
   /// Whether this micro-step averages over the ranks.

@@ -5,6 +5,7 @@
 #include "accelerate/comm/group.h"
 #include "accelerate/core/log.h"
 #include "accelerate/precision/policy.h"
+#include "accelerate/tensor/memory_remedy.h"
 #include "accelerate/tensor/parameters.h"
 #include "accelerate/tensor/state.h"
 
@@ -53,6 +54,9 @@ class Strategy {
   /// Before an optimizer updates parameters of this model. Throws UsageError when their gradients are not those that
   /// every rank has.
   virtual void before_update() {}
+  /// What it holds on the model's device, for an error that says who has the memory; gradients that lie in it are not
+  /// counted.
+  virtual internal::ExtraMemory extra_memory() const { return {}; }
   /// Its side of `join_uneven_inputs`; null: models spread like this cannot be joined. Lives as long as the strategy.
   virtual internal::Shadow* shadow() { return nullptr; }
   /// Training has ended: lets go of the ranks. The model goes on alone.

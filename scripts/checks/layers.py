@@ -9,7 +9,7 @@ _ORDER = [
     ["core"],
     ["tensor"],
     ["comm"],
-    ["data", "precision", "profile"],
+    ["data", "precision", "profile", "nn"],
     ["strategy"],
     ["optim"],
     ["step"],

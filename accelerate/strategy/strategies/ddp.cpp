@@ -22,6 +22,7 @@
 #include "accelerate/strategy/strategy.h"
 #include "accelerate/strategy/uneven.h"
 #include "accelerate/tensor/graph.h"
+#include "accelerate/tensor/memory_bytes.h"
 
 namespace accelerate::internal {
 namespace {
@@ -172,6 +173,22 @@ class DdpStrategy final : public Strategy, private Shadow {
   }
 
   Shadow* shadow() override { return this; }
+
+  ExtraMemory extra_memory() const override {
+    if (!reducer_) return {};
+    int64_t buckets = 0;
+    MemoryCount gradients(reducer_->parameters().front().tensor.device());
+    for (const ReducedParameter& parameter : reducer_->parameters()) {
+      if (parameter.sparse_gradient) continue;
+      buckets += static_cast<int64_t>(parameter.tensor.nbytes());
+      if (options_.gradient_as_bucket_view) gradients.add(parameter.tensor.grad());
+    }
+    buckets = std::max<int64_t>(buckets - gradients.bytes(), 0);
+    if (options_.gradient_as_bucket_view) return {.bytes = buckets};
+    return {.bytes = buckets,
+            .remedy = {buckets, "set Ddp::gradient_as_bucket_view, which keeps the gradients in the buckets (" +
+                                    bytes_text(buckets) + ")"}};
+  }
 
   void end() noexcept override {
     reducer_.reset();

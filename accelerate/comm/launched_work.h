@@ -9,9 +9,9 @@ namespace accelerate::internal {
 
 /// Everything that the current stream of a device has been given before the last `record`, as work of c10d: with
 /// collectives of captured work in it, it ends when the ranks have come.
-class Launched final : public c10d::Work {
+class LaunchedWork final : public c10d::Work {
  public:
-  explicit Launched(c10::Device device) : device_(device), event_(device.type()) {}
+  explicit LaunchedWork(c10::Device device) : device_(device), event_(device.type()) {}
   void record();
   bool isCompleted() override { return isSuccess(); }
   bool isSuccess() const override;

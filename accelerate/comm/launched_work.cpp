@@ -1,15 +1,15 @@
-#include "accelerate/comm/launched.h"
+#include "accelerate/comm/launched_work.h"
 
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
 namespace accelerate::internal {
 
-bool Launched::isSuccess() const {
+bool LaunchedWork::isSuccess() const {
   const std::lock_guard lock(mutex_);
   return event_.query();
 }
 
-void Launched::record() {
+void LaunchedWork::record() {
   const std::lock_guard lock(mutex_);
   event_.record(c10::impl::getDeviceGuardImpl(device_.type())->getStream(device_));
 }
