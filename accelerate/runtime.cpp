@@ -333,9 +333,9 @@ std::shared_ptr<StepRecorder> Runtime::make_recorder() {
     }
     return false;
   };
-  return std::make_shared<StepRecorder>(*plan_.cuda_graph, plan_.device, plan_.capture.make(plan_.device),
-                                        static_cast<TapeHost&>(*this),
-                                        StepHooks{.before_step = [this] { prepare_updates(); }, .has_gradients = some_gradient}, log_);
+  return std::make_shared<StepRecorder>(
+      *plan_.cuda_graph, plan_.device, plan_.capture.make(plan_.device), static_cast<TapeHost&>(*this),
+      StepHooks{.before_step = [this] { prepare_updates(); }, .has_gradients = some_gradient}, log_);
 }
 
 void Runtime::follow_windows() {

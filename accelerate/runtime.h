@@ -15,8 +15,8 @@
 #include "accelerate/plan.h"
 #include "accelerate/preparation.h"
 #include "accelerate/runtime_join.h"
-#include "accelerate/step/recorder.h"
 #include "accelerate/runtime_memory.h"
+#include "accelerate/step/recorder.h"
 #include "accelerate/strategy/uneven_inputs.h"
 
 namespace accelerate::internal {

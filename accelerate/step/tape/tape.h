@@ -186,10 +186,10 @@ class Tape {
 
   bool captured_ = false;
   State state_ = State::kIdle;
-  size_t position_ = 0;     ///< the next entry
-  size_t launched_ = 0;     ///< entries before this one have run
+  size_t position_ = 0;         ///< the next entry
+  size_t launched_ = 0;         ///< entries before this one have run
   std::shared_ptr<void> open_;  ///< while capturing a segment: the token of the host
-  bool room_made_ = false;  ///< this step
+  bool room_made_ = false;      ///< this step
   uint64_t step_ = 0;
   std::string fallback_, refusal_;
 };
