@@ -96,7 +96,7 @@ TEST_P(ScalingWhoeverDecides, AnUpdateThatIsNotFiniteIsLeftOutAndTheScheduleWait
   Accelerator accelerator = scaled({.init_scale = kScale, .growth_interval = 1});
   auto [model, optimizer, scheduler] =
       accelerator.prepare(net, torch::optim::AdamW(net->parameters(), 0.1), accelerate::linear({.total_steps = 10}));
-  optimizer.core()->keep_counters(GetParam());
+  optimizer.core()->update_with({.counters = GetParam()});
   const auto update = [&, &model = model, &optimizer = optimizer, &scheduler = scheduler](double bad) {
     accelerator.backward(mse(model(batch.x), batch.y));
     if (bad != 0) net->out->bias.mutable_grad()[1] = bad;
@@ -136,7 +136,7 @@ RC_GTEST_PROP(ScalingWithAClip, IsAClipOfTrueGradients, ()) {
     Accelerator accelerator = scaled({.init_scale = 512});
     Mlp net(1, torch::kFloat);
     auto [model, optimizer] = accelerator.prepare(net, torch::optim::AdamW(net->parameters(), 0.1));
-    optimizer.core()->keep_counters(counters);
+    optimizer.core()->update_with({.counters = counters});
     accelerator.backward(mse(model(x), y));
     if (accumulates) accelerator.backward(mse(model(x * 2), y));
     if (bad == 2) net->hidden->weight.mutable_grad()[0][0] = std::nanf("");
@@ -163,8 +163,8 @@ RC_GTEST_PROP(ScalingOfSeveralOptimizers, ChangesNothingWhateverTheOrderOfVerbs,
     auto [first, second, of_first, of_second] = accelerator.prepare(
         first_net, second_net, torch::optim::SGD(first_net->parameters(), torch::optim::SGDOptions(0.05).momentum(0.9)),
         torch::optim::SGD(second_net->parameters(), 0.05));
-    of_first.core()->keep_counters(counters);
-    of_second.core()->keep_counters(counters);
+    of_first.core()->update_with({.counters = counters});
+    of_second.core()->update_with({.counters = counters});
     const auto [x, y] = make_batch(4, 9);
     const auto has_gradients = [](const Mlp& net) { return net->out->bias.grad().defined(); };
     for (const int verb : verbs) {
@@ -201,8 +201,8 @@ TEST_P(ScalingWhoeverDecides, IsUpdatedOnceHoweverManyOptimizersStep) {
                                                                   torch::optim::SGD(other->parameters(), 0.1));
   accelerator.backward(mse(model(batch.x), batch.y) + mse(second(batch.x), batch.y));
   net->out->bias.mutable_grad()[0] = kInfinity;
-  of_model.core()->keep_counters(GetParam());
-  of_second.core()->keep_counters(GetParam());
+  of_model.core()->update_with({.counters = GetParam()});
+  of_second.core()->update_with({.counters = GetParam()});
   EXPECT_TRUE(of_model.step().skipped());
   EXPECT_TRUE(of_second.step().applied()) << "its own gradients are finite";
   EXPECT_EQ(accelerator.scaler()->get_scale(), kScale / 2) << "once, and not grown again by the second";
