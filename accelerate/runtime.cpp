@@ -90,6 +90,7 @@ class Pass {
 
 Runtime::Runtime(Plan plan, LogSink sink)
     : plan_(std::move(plan)),
+      float32_(plan_.setup.float32),
       log_(std::move(sink), plan_.world.rank, plan_.setup.log_level),
       group_(connect({.world = plan_.world,
                       .rendezvous = plan_.rendezvous,
@@ -123,6 +124,7 @@ Runtime::Runtime(Plan plan, LogSink sink)
 }
 
 void Runtime::close() noexcept {
+  float32_.end();
   sync_->close();
   for (const auto& weak : released_) {
     if (const auto sync = weak.lock()) sync->close();

@@ -14,6 +14,7 @@ set(private_headers plan.h plan_agreement.h plan_device.h plan_foreign.h plan_se
   comm/liveness_rules.h comm/meeting.h comm/operations.h comm/random_state.h comm/trigger.h
   data/prefetch/host_source.h data/prefetch/pinned_ring.h data/prefetch/prefetch.h data/prefetch/transfer.h
   optim/fused_update.h optim/momentum.h optim/move_state.h optim/scheduler_ranks.h optim/schedules/checks.h optim/update.h
+  precision/float32_scope.h
   profile/kineto.h profile/schedule.h profile/trace.h
   strategy/replicated.h strategy/uneven.h strategy/uneven_inputs.h
   strategy/ddp/comm_hook.h strategy/ddp/half_hook.h strategy/ddp/low_rank.h strategy/ddp/low_rank_hook.h
