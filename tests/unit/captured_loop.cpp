@@ -15,7 +15,7 @@ at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels) {
 }
 
 void use_captured_kernels(const accelerate::Optimizer& optimizer) {
-  optimizer.core()->keep_counters(accelerate::internal::Counters::kOnDevice);
+  optimizer.core()->update_with({.counters = accelerate::internal::Counters::kOnDevice});
 }
 
 void page(Body& b) {
