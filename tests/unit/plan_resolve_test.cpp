@@ -68,7 +68,10 @@ TEST(Resolve, EveryFieldSaysWhereItCameFrom) {
             "autocast                       on           (default)\n"
             "project_dir                    none         (default)\n"
             "logging_dir                    none         (default)\n"
-            "log_level                      default      (default)\n");
+            "log_level                      default      (default)\n"
+            "float32_matmul_precision       unset        (default)\n"
+            "cuda_matmul_allow_tf32         unset        (default)\n"
+            "cudnn_allow_tf32               unset        (default)\n");
 }
 
 TEST(Resolve, ThePrecisionComesFromTheArgumentThenTheEnvironment) {
