@@ -100,7 +100,7 @@ void check(const Float32Kwargs& options, c10::Device device) {
 
 std::vector<Field> fields_of(const Float32Kwargs& options) {
   const auto field = [](const char* name, const std::optional<std::string>& value) {
-    return Field{name, value.value_or("as set"), value ? "argument" : "default"};
+    return Field{name, value.value_or("unset"), value ? "argument" : "default"};
   };
   const auto text = [](std::optional<bool> value) {
     return value ? std::optional<std::string>(yes_no(*value)) : std::nullopt;

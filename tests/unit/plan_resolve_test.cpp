@@ -70,9 +70,9 @@ TEST(Resolve, EveryFieldSaysWhereItCameFrom) {
             "project_dir                    none         (default)\n"
             "logging_dir                    none         (default)\n"
             "log_level                      default      (default)\n"
-            "float32_matmul_precision       as set       (default)\n"
-            "cuda_matmul_allow_tf32         as set       (default)\n"
-            "cudnn_allow_tf32               as set       (default)\n");
+            "float32_matmul_precision       unset        (default)\n"
+            "cuda_matmul_allow_tf32         unset        (default)\n"
+            "cudnn_allow_tf32               unset        (default)\n");
 }
 
 TEST(Resolve, ThePrecisionComesFromTheArgumentThenTheEnvironment) {

@@ -37,7 +37,7 @@ TEST(Float32, StaysAsLibTorchIsSetByDefault) {
   const Switches before;
   const Accelerator accelerator({.cpu = true});
   EXPECT_EQ(Switches{}, before);
-  EXPECT_EQ(accelerator.plan().at("float32_matmul_precision").value, "as set");
+  EXPECT_EQ(accelerator.plan().at("float32_matmul_precision").value, "unset");
   EXPECT_EQ(accelerator.plan().at("cudnn_allow_tf32").source, "default");
 }
 
