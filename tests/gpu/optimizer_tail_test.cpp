@@ -172,8 +172,8 @@ TEST_F(TailOnGpu, UpdatesAreThoseOfTheCpu) {
               static_cast<long long>(elements));
 }
 
-/// Their second moments and corrections have 1 - beta2 in float32, which is off by 1e-5 for 0.999: updates are off by half
-/// of that, and the largest of those here is about 1.
+/// Their second moments and corrections have 1 - beta2 in float32, which is off by 1e-5 for 0.999: updates are off by
+/// half of that, and the largest of those here is about 1.
 TEST_F(TailOnGpu, UpdatesAreThoseOfLibTorchsFusedKernels) {
   const c10::Device gpu(torch::kCUDA, 0);
   for (const at::ScalarType dtype : kDtypes) {

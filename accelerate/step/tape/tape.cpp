@@ -117,8 +117,9 @@ Tape::~Tape() {
   pool_.remove(*this);
   try {
     move_out();
-  } catch (const std::exception&) {
+  } catch (const std::exception& error) {
     // The device has failed. What was shown stays where it is, in memory that it owns.
+    TORCH_WARN("results of captured steps were not copied: ", error.what());
   }
 }
 
