@@ -83,6 +83,8 @@ int main(int argc, char** argv) {
   app.add_option("--started-at", settings.started_at, "system clock at exec, in ns, for first_step_s");
   auto* by_hand = app.add_flag("--plain", plain, "the hand-written loop");
   app.add_flag("--graph", graph, "with --plain: the whole step as one CUDA graph")->needs(by_hand);
+  app.add_option("--comm-hook", settings.comm_hook, "of the prepared loop on several processes: bf16, fp16, ...")
+      ->capture_default_str();
   app.add_option("--workers", settings.workers, "threads of the prepared loop that make batches")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);

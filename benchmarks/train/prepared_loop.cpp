@@ -15,9 +15,8 @@ accelerate::AcceleratorOptions options_of(const Settings& settings) {
   accelerate::AcceleratorOptions options;
   options.mixed_precision = settings.precision;
   if (!settings.backend.empty()) options.init_process_group.backend = settings.backend;
-  if (settings.cuda_graph) {
-    options.cuda_graph = accelerate::CudaGraph{};
-  }
+  if (settings.comm_hook != "no") options.strategy = accelerate::Ddp{.comm_hook = settings.comm_hook};
+  if (settings.cuda_graph) options.cuda_graph = accelerate::CudaGraph{};
   return options;
 }
 

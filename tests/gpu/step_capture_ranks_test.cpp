@@ -31,13 +31,19 @@ struct Result {
   CudaGraphReport report;
 };
 
-/// `alone`: in some steps one rank reads its loss in the middle, and falls back, while the other's graph is launched.
-Result train(const accelerate::testing::Rank& rank, bool captured, int64_t micro_steps, const std::string& precision,
-             bool alone = false) {
+struct Setting {
+  int64_t micro_steps = 1;
+  std::string precision = "no";
+  std::string comm_hook = "no";
+  /// In some steps one rank reads its loss in the middle, and falls back, while the other's graph is launched.
+  bool alone = false;
+};
+
+Result train(const accelerate::testing::Rank& rank, const Setting& setting, bool captured) {
   accelerate::AcceleratorOptions options = rank.options();
-  options.gradient_accumulation_steps = micro_steps;
-  options.mixed_precision = precision;
-  options.strategy = accelerate::Ddp{.bucket_cap_mb = 0.02};
+  options.gradient_accumulation_steps = setting.micro_steps;
+  options.mixed_precision = setting.precision;
+  options.strategy = accelerate::Ddp{.bucket_cap_mb = 0.02, .comm_hook = setting.comm_hook};
   if (captured) options.cuda_graph = CudaGraph{};
   Accelerator accelerator(options);
   Net net;
@@ -57,7 +63,7 @@ Result train(const accelerate::testing::Rank& rank, bool captured, int64_t micro
     auto window = accelerator.accumulate(model);
     auto loss = torch::nn::functional::cross_entropy(model(x), y);
     accelerator.backward(loss);
-    if (alone && i > 20 && i % 4 == 1 + rank.rank()) result.tensors.push_back(loss.detach().cpu());
+    if (setting.alone && i > 20 && i % 4 == 1 + rank.rank()) result.tensors.push_back(loss.detach().cpu());
     accelerator.clip_grad_norm_(model, {.max_norm = 0.3});
     optimizer.step();
     scheduler.step();
@@ -71,43 +77,55 @@ Result train(const accelerate::testing::Rank& rank, bool captured, int64_t micro
   return result;
 }
 
-std::array<Result, 2> train_all(bool captured, int64_t micro_steps, const std::string& precision, bool alone = false) {
+std::array<Result, 2> train_all(const Setting& setting, bool captured) {
   std::array<Result, 2> results;
-  accelerate::testing::run_ranks(2, [&](const accelerate::testing::Rank& rank) {
-    results[rank.rank()] = train(rank, captured, micro_steps, precision, alone);
-  });
+  accelerate::testing::run_ranks(
+      2, [&](const accelerate::testing::Rank& rank) { results[rank.rank()] = train(rank, setting, captured); });
   return results;
+}
+
+/// Returns the reports with capture.
+std::array<CudaGraphReport, 2> expect_same(const Setting& setting) {
+  const auto usual = train_all(setting, false), captured = train_all(setting, true);
+  for (size_t rank = 0; rank < 2; ++rank) {
+    EXPECT_EQ(usual[rank].tensors.size(), captured[rank].tensors.size());
+    for (size_t i = 0; i < usual[rank].tensors.size(); ++i) {
+      const at::Tensor &a = usual[rank].tensors[i], &b = captured[rank].tensors[i];
+      EXPECT_TRUE(a.equal(b)) << "rank " << rank << ", tensor " << i << " differs by "
+                              << (a - b).abs().max().item<double>();
+    }
+  }
+  return {captured[0].report, captured[1].report};
+}
+
+void expect_replayed(const std::array<CudaGraphReport, 2>& reports) {
+  for (const CudaGraphReport& report : reports) {
+    EXPECT_EQ(report.fallbacks, 0) << report.last_fallback;
+    EXPECT_THAT(report.not_captured, testing::IsEmpty());
+    EXPECT_GT(report.replayed, 20);
+  }
 }
 
 TEST_F(StepCaptureOnTwoGpus, TheAverageIsPartOfTheGraph) {
   for (const std::string precision : {"no", "bf16", "fp16"}) {
     for (const int64_t micro_steps : {1, 2}) {
       SCOPED_TRACE(precision + ", " + std::to_string(micro_steps) + " micro-steps");
-      const auto usual = train_all(false, micro_steps, precision), captured = train_all(true, micro_steps, precision);
-      for (size_t rank = 0; rank < 2; ++rank) {
-        ASSERT_EQ(usual[rank].tensors.size(), captured[rank].tensors.size());
-        for (size_t i = 0; i < usual[rank].tensors.size(); ++i) {
-          const at::Tensor &a = usual[rank].tensors[i], &b = captured[rank].tensors[i];
-          EXPECT_TRUE(a.equal(b)) << "tensor " << i << " differs by " << (a - b).abs().max().item<double>();
-        }
-        const CudaGraphReport& report = captured[rank].report;
-        EXPECT_EQ(report.fallbacks, 0) << report.last_fallback;
-        EXPECT_THAT(report.not_captured, testing::IsEmpty());
-        EXPECT_GT(report.replayed, 20);
-      }
+      expect_replayed(expect_same({.micro_steps = micro_steps, .precision = precision}));
     }
   }
 }
 
+TEST_F(StepCaptureOnTwoGpus, SoAreGradientsThatTravelInHalfTheirBits) {
+  for (const std::string hook : {"bf16", "fp16"}) {
+    SCOPED_TRACE(hook);
+    expect_replayed(expect_same({.comm_hook = hook}));
+  }
+}
+
 TEST_F(StepCaptureOnTwoGpus, OneRankMayFallBackAlone) {
-  const auto usual = train_all(false, 1, "no", true), captured = train_all(true, 1, "no", true);
-  for (size_t rank = 0; rank < 2; ++rank) {
-    ASSERT_EQ(usual[rank].tensors.size(), captured[rank].tensors.size());
-    for (size_t i = 0; i < usual[rank].tensors.size(); ++i) {
-      EXPECT_TRUE(usual[rank].tensors[i].equal(captured[rank].tensors[i])) << "rank " << rank << ", tensor " << i;
-    }
-    EXPECT_GT(captured[rank].report.fallbacks, 2);
-    EXPECT_GT(captured[rank].report.replayed, 15);
+  for (const CudaGraphReport& report : expect_same({.alone = true})) {
+    EXPECT_GT(report.fallbacks, 2);
+    EXPECT_GT(report.replayed, 15);
   }
 }
 
