@@ -207,9 +207,25 @@ Profiler Accelerator::profile(ProfileKwargs options) const {
 }
 Profiler Accelerator::profile() const { return profile(runtime().plan().profile); }
 
+namespace {
+
+/// While it lives, what goes on between ranks is no part of a captured step; what comes before it in the step has been
+/// launched.
+class OutOfStep {
+ public:
+  OutOfStep(const internal::Runtime& runtime, const char* operation) {
+    if (!runtime.steps() || runtime.group().size() == 1) return;
+    runtime.steps()->before_read(operation);
+    unobserved_.emplace();
+  }
+
+ private:
+  std::optional<internal::Unobserved> unobserved_;
+};
+
+}  // namespace
+
 void Accelerator::require_same_call(const char* operation, const std::string& arguments) const {
-  const auto& steps = runtime().steps();
-  if (steps && runtime().group().size() > 1) steps->before_read(operation);
   if (runtime().plan().debug) internal::require_same_call(runtime().group(), operation, arguments);
 }
 
@@ -231,6 +247,7 @@ void in_collective(const internal::Runtime& runtime, F&& exchange) {
 }  // namespace
 
 void Accelerator::gather_tensors(internal::TensorList tensors) const {
+  const OutOfStep apart(runtime(), "gather");
   verify("gather", tensors);
   in_collective(runtime(), [&] { internal::gather_all(runtime().group(), tensors); });
 }
@@ -256,11 +273,13 @@ void Accelerator::gather_tensors_for_metrics(internal::TensorList tensors) const
 }
 
 internal::GatheredBytes Accelerator::gather_bytes(const char* operation, const std::string& own) const {
+  const OutOfStep apart(runtime(), operation);
   require_same_call(operation, "");
   return internal::gather_bytes(runtime().group(), own);
 }
 
 void Accelerator::reduce_tensors(internal::TensorList tensors, const ReduceOptions& options) const {
+  const OutOfStep apart(runtime(), "reduce");
   std::ostringstream arguments;
   arguments << '"' << options.reduction << "\", scale " << options.scale;
   verify("reduce", tensors, arguments.str());
@@ -268,22 +287,26 @@ void Accelerator::reduce_tensors(internal::TensorList tensors, const ReduceOptio
 }
 
 void Accelerator::broadcast_tensors(internal::TensorList tensors, int64_t from_process) const {
+  const OutOfStep apart(runtime(), "broadcast");
   verify("broadcast", tensors, "from process " + std::to_string(from_process));
   in_collective(runtime(), [&] { internal::broadcast_all(runtime().group(), tensors, from_process); });
 }
 
 std::string Accelerator::broadcast_bytes(std::string own, int64_t from_process) const {
+  const OutOfStep apart(runtime(), "broadcast_object_list");
   internal::require_process("broadcast_object_list", runtime().group(), from_process);
   require_same_call("broadcast_object_list", "from process " + std::to_string(from_process));
   return internal::broadcast_bytes(runtime().group(), std::move(own), from_process);
 }
 
 at::Tensor Accelerator::copy_tensor_to_devices(const at::Tensor& tensor) const {
+  const OutOfStep apart(runtime(), "copy_tensor_to_devices");
   require_same_call("copy_tensor_to_devices", "");
   return internal::copy_from_the_one(runtime().group(), tensor, device());
 }
 
 void Accelerator::pad_tensors(internal::TensorList tensors, const PadOptions& options) const {
+  const OutOfStep apart(runtime(), "pad_across_processes");
   const Group& group = runtime().group();
   if (runtime().plan().debug && group.core() != nullptr) {
     std::ostringstream arguments;
@@ -296,6 +319,7 @@ void Accelerator::pad_tensors(internal::TensorList tensors, const PadOptions& op
 }
 
 void Accelerator::wait_for_everyone() const {
+  const OutOfStep apart(runtime(), "wait_for_everyone");
   runtime().throw_kept_error();
   require_same_call("wait_for_everyone", "");
   runtime().group().barrier();

@@ -217,6 +217,10 @@ void StepRecorder::end_tape(Slot& slot) {
     return;
   }
   if (!tape.refusal().empty()) return refuse(slot, tape.refusal());
+  if (tape.captured() && tape.follow_moved()) {
+    slot.fresh = true;
+    return;
+  }
   if (++slot.fallbacks < kFallbacksInARow) return;
   std::string reason = tape.fallback();
   slot.tape.reset();

@@ -220,4 +220,27 @@ TEST_F(StepCapture, AResultOutlivesItsAccelerator) {
   EXPECT_EQ(kept.item<double>(), usual);
 }
 
+TEST_F(StepCapture, ASumOfLossesMayBeANewOneInEveryEpoch) {
+  for (const bool of_each_step : {false, true}) {
+    at::Tensor sum;
+    const CudaGraphReport report = expect_same({.dropout = 0.1, .steps = 60}, [&](Body& b) {
+      if (b.step == 0) sum = at::Tensor();
+      if (b.step % 15 == 0 || of_each_step) {
+        if (sum.defined()) b.log.push_back(sum.item<double>());
+        sum = torch::zeros({}).to(capturing::device());
+      }
+      auto window = b.accelerator.accumulate(b.model);
+      auto loss = cross_entropy(b.model(b.x), b.y);
+      b.accelerator.backward(loss);
+      b.optimizer.step();
+      sum += loss.detach();
+      b.optimizer.zero_grad();
+      if (b.step == 59) b.log.push_back(sum.item<double>());
+    });
+    EXPECT_THAT(report.not_captured, testing::IsEmpty());
+    EXPECT_LE(report.fallbacks, 1);
+    EXPECT_GT(report.replayed, 50);
+  }
+}
+
 }  // namespace

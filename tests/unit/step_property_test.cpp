@@ -28,6 +28,7 @@ enum class Act {
   kNoZero,
   kSecondForward,
   kInPlace,
+  kSumOfEpoch,
   kFreeze,
   kThaw,
 };
@@ -62,10 +63,15 @@ rc::Gen<Loop> loops() {
 /// Kept from one step to another.
 struct Kept {
   std::vector<at::Tensor> tensors;
+  at::Tensor sum;  ///< of the losses of an epoch of 7 steps
 };
 
 void act(Body& b, Act what, Kept& kept) {
-  if (b.step == 0) kept.tensors.clear();
+  if (b.step == 0) kept = {};
+  if (b.step % 7 == 0) {
+    if (kept.sum.defined()) kept.tensors.push_back(kept.sum);
+    kept.sum = torch::zeros({}).to(capturing::device());
+  }
   if (what == Act::kEvaluate) {
     const torch::NoGradGuard no_grad;
     b.model->eval();
@@ -89,6 +95,7 @@ void act(Body& b, Act what, Kept& kept) {
   if (what == Act::kGiveUp) return;
   if (what == Act::kThrow) throw std::runtime_error("the user's own");
   b.optimizer.step();
+  if (what == Act::kSumOfEpoch) kept.sum += loss.detach();
   if (what == Act::kKeepLoss) kept.tensors.push_back(loss.detach());
   if (what == Act::kKeepLogits) kept.tensors.push_back(logits.select(0, 1));
   if (what == Act::kReadAfter) b.log.push_back(logits.sum().item<double>());

@@ -116,6 +116,12 @@ bool Tape::close_segment() {
   segments_.back().end = position_;
   owned_->work.push_back(segments_.back().work);
   host_.launch(*segments_.back().work);
+  for (const Outside& outside : outside_) {
+    if (outside.is_input && outside.written && outside.current.defined()) {
+      const at::NoGradGuard no_grad;
+      outside.current.copy_(outside.buffer, /*non_blocking=*/true);
+    }
+  }
   // A view of an input is one of the user's own tensor.
   for (Value& value : values_) {
     if (value.step != step_ || value.outside < 0 || !outside_[value.outside].is_input) continue;

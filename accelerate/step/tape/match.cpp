@@ -44,7 +44,10 @@ bool Tape::matches_outside(Outside& outside, c10::TensorImpl* tensor) {
   } else if (tensor->requires_grad() || !same_form(*outside.pattern, *tensor)) {
     return false;
   }
-  if (!outside.is_input && address_of(tensor, no_numbers_) != outside.data) return false;
+  if (!outside.is_input && address_of(tensor, no_numbers_) != outside.data) {
+    if (!outside.parameter.defined()) moved_ = &outside;
+    return false;
+  }
   outside.current = borrowed(tensor);
   if (outside.is_input) {
     fill(outside);

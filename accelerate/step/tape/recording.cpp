@@ -226,7 +226,9 @@ void Recording::on_backward(const at::Tensor& root, const PassOptions& pass, con
   find_leaves(root, entry.leaves);
   for (Leaf& leaf : entry.leaves) {
     leaf.before = taken(leaf.parameter.grad());
-    if (leaf.before.kind == Ref::Kind::kOutside) outside_[leaf.before.index].written = true;
+    if (leaf.before.kind != Ref::Kind::kOutside) continue;
+    outside_[leaf.before.index].written = true;
+    outside_[leaf.before.index].is_gradient = true;
   }
   run();
   for (Leaf& leaf : entry.leaves) leaf.after = made(leaf.parameter.grad());

@@ -20,6 +20,7 @@ struct OutsideTensor {
   const void* data = nullptr;
   bool requires_grad = false;
   bool written = false;
+  bool is_gradient = false;  ///< a backward pass adds to it where it is
 };
 
 /// A tensor of the device that an operator of the step made.

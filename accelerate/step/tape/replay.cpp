@@ -121,6 +121,18 @@ void Tape::move_out(const Tape* reader) {
   }
 }
 
+void Tape::copy_back() const {
+  const at::NoGradGuard no_grad;
+  for (const Outside& outside : outside_) {
+    if (!outside.written || !outside.current.defined()) continue;
+    if (outside.is_input) {
+      outside.current.copy_(outside.buffer, /*non_blocking=*/true);
+    } else {
+      outside.current.unsafeGetTensorImpl()->bump_version();
+    }
+  }
+}
+
 bool Tape::launch() {
   const auto segment = std::find_if(segments_.begin(), segments_.end(),
                                     [this](const Segment& candidate) { return candidate.end == position_; });
@@ -140,9 +152,7 @@ bool Tape::launch() {
       object->set_storage_keep_dtype(shown(memories_[value.memory]));
     }
   }
-  for (const Outside& outside : outside_) {
-    if (outside.written && outside.current.defined()) outside.current.unsafeGetTensorImpl()->bump_version();
-  }
+  copy_back();
   return true;
 }
 

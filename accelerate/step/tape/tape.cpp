@@ -32,6 +32,13 @@ TensorObject pattern_of(const at::Tensor& tensor, const c10::Storage& storage) {
   return pattern;
 }
 
+/// Written in place and another one at times, such as the sum of an epoch's losses. More would cost more than it
+/// brings: gradients settle.
+bool can_be_copied_back(const at::Tensor& tensor) {
+  constexpr size_t kMostBytes = 4096;
+  return tensor.nbytes() <= kMostBytes;
+}
+
 /// The graph can read it where it is. Both were alive at once: equal addresses mean equal memory, except where a replay
 /// showed its own to two steps, which is what is wanted.
 bool stays(const OutsideTensor& a, const OutsideTensor& b) {
@@ -55,7 +62,8 @@ Tape::Refusal Tape::refusal(const Recording& first, const Recording& second, c10
     if (stays(first.outside()[i], now)) continue;
     if (now.requires_grad) return {.reason = "a tensor that requires a gradient is a new one in every step"};
     if (now.tensor.device().type() != device) return {.reason = "memory of the host is another one in every step"};
-    if (now.written) return {.reason = "a tensor that is written in place is a new one in every step"};
+    if (now.is_gradient || (now.written && !can_be_copied_back(now.tensor)))
+      return {.reason = "a tensor that is written in place is a new one in every step"};
   }
   // Nothing of a forward pass may be launched before its backward pass: caught up with, its graph would be missing.
   const auto& entries = second.entries();
@@ -100,6 +108,7 @@ Tape::Tape(const Recording& first, Recording second, c10::Device device, Capture
                         .device = recorded.tensor.device(),
                         .data = recorded.data,
                         .written = recorded.written,
+                        .is_gradient = recorded.is_gradient,
                         .is_input = !stays(first.outside()[i], recorded)});
   }
   values_.resize(second.made().size());
@@ -128,6 +137,7 @@ void Tape::begin() {
   ++step_;
   position_ = launched_ = 0;
   room_made_ = false;
+  moved_ = nullptr;
   fallback_.clear();
   if (captured_) {
     state_ = State::kReplaying;
@@ -149,6 +159,19 @@ void Tape::begin() {
   }
   // A weight that was cast before must be cast in the graph.
   at::autocast::clear_cache();
+}
+
+bool Tape::follow_moved() {
+  if (moved_ == nullptr || moved_->device.type() != device_ || moved_->is_gradient) return false;
+  if (moved_->written && !can_be_copied_back(at::Tensor(moved_->pattern))) return false;
+  moved_->is_input = true;
+  move_out();
+  pool_.remove(*this);
+  memories_.clear();
+  segments_.clear();
+  owned_ = std::make_shared<Owned>();
+  captured_ = false;
+  return true;
 }
 
 bool Tape::unknown_work() { return state_ == State::kCapturing && open_ && capture_.has_unknown_work(); }

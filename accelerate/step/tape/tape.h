@@ -83,6 +83,9 @@ class Tape {
   State state() const { return state_; }
   /// Of the last step: why it ran as usual; empty if it was captured or replayed.
   const std::string& fallback() const { return fallback_; }
+  /// After a step that fell back because a tensor had moved: it is an input from now on, and the next step is captured
+  /// anew. False: that was not the reason, or it cannot be one.
+  bool follow_moved();
   /// Why it will never be captured; empty: it may be.
   const std::string& refusal() const { return refusal_; }
 
@@ -93,7 +96,8 @@ class Tape {
     c10::Device device;
     const void* data = nullptr;
     bool written = false;
-    bool is_input = false;  ///< another one in every step
+    bool is_gradient = false;
+    bool is_input = false;  ///< another one in every step; written ones are copied back
     at::Tensor buffer;      ///< of an input: what the graph reads
     at::Tensor current;     ///< in this step
   };
@@ -146,6 +150,7 @@ class Tape {
   bool launch();
   const Entry* held_too_long() const;
   void fill(const Outside& input);
+  void copy_back() const;
 
   // capture.cpp
   void capture(const Entry& entry, const c10::OperatorHandle& op, torch::jit::Stack& stack);
@@ -195,6 +200,7 @@ class Tape {
   bool room_made_ = false;      ///< this step
   uint64_t step_ = 0;
   std::string fallback_, refusal_;
+  Outside* moved_ = nullptr;  ///< in this step, what was expected elsewhere
 };
 
 }  // namespace accelerate::internal
