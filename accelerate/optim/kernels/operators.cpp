@@ -197,12 +197,12 @@ void lion_operator(at::TensorList parameters, at::TensorList gradients, at::Tens
 }
 
 void scale_operator(at::TensorList tensors, const at::Tensor& factor) {
-  const Arrays arrays({tensors});
+  const Arrays arrays(at::ArrayRef<at::TensorList>{tensors});
   if (!arrays.empty()) kernels_of(arrays.device()).scale(arrays.scale_call(factor), arrays.device());
 }
 
 std::tuple<at::Tensor, at::Tensor> norm_operator(at::TensorList gradients, const OptionalTensor& factor) {
-  const Arrays arrays({gradients});
+  const Arrays arrays(at::ArrayRef<at::TensorList>{gradients});
   TORCH_CHECK(!arrays.empty(), "accelerate: the norm of no gradients");
   const auto on = at::TensorOptions(arrays.device());
   const at::Tensor norm =
