@@ -22,7 +22,7 @@ struct Lists {
 
 class FusedAdagrad final : public FusedUpdate {
  public:
-  explicit FusedAdagrad(torch::optim::Optimizer& optimizer) : FusedUpdate(optimizer, Counters::kWithParameters) {}
+  explicit FusedAdagrad(torch::optim::Optimizer& optimizer) : FusedUpdate(optimizer, {}) {}
   std::string_view name() const override { return "fused adagrad"; }
 
  private:

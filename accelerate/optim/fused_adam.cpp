@@ -34,7 +34,7 @@ struct Scalars {
 
 /// Tensors of one kernel call, element i of each list belonging together.
 struct Lists {
-  std::vector<at::Tensor> parameters, gradients, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps;
+  std::vector<at::Tensor> parameters, copies, gradients, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps;
 };
 
 void run(AdamW, Lists& l, const Scalars& s) {
@@ -62,8 +62,8 @@ class FusedAdam final : public FusedUpdate {
     if (found == all.end()) return true;
     const auto& state = static_cast<const State&>(*found->second);
     const bool amsgrad = static_cast<const Options&>(group.options()).amsgrad() && state.max_exp_avg_sq().defined();
-    return fits_beside(parameter, state.exp_avg()) && fits_beside(parameter, state.exp_avg_sq()) &&
-           (!amsgrad || fits_beside(parameter, state.max_exp_avg_sq()));
+    return fits_state(parameter, state.exp_avg()) && fits_state(parameter, state.exp_avg_sq()) &&
+           (!amsgrad || fits_state(parameter, state.max_exp_avg_sq()));
   }
 
   void make_states(torch::optim::OptimizerParamGroup& group) override {
@@ -81,17 +81,21 @@ class FusedAdam final : public FusedUpdate {
     // One call a kind of tensor and step count. Usually there is one; a parameter whose gradient was missing at times
     // has a count of its own.
     struct Call {
+      at::Tensor parameter;  ///< one of them
       Lists lists;
       std::vector<State*> states;
     };
     std::map<std::pair<int64_t, Kind>, Call> calls;
     for (const at::Tensor& parameter : group.options.params()) {
       if (!parameter.grad().defined()) continue;
-      State& state = state_of(parameter, scalars.amsgrad);
+      const at::Tensor& updated = this->updated(parameter);
+      State& state = state_of(parameter, updated, scalars.amsgrad);
       state.step(state.step() + 1);  // now, since a parameter may be listed twice
       Call& call = calls[{state.step(), kind_of(parameter)}];
+      call.parameter = parameter;
       call.states.push_back(&state);
-      call.lists.parameters.push_back(parameter);
+      call.lists.parameters.push_back(updated);
+      if (!updated.is_same(parameter)) call.lists.copies.push_back(parameter);
       call.lists.gradients.push_back(parameter.grad());
       call.lists.exp_avgs.push_back(state.exp_avg());
       call.lists.exp_avg_sqs.push_back(state.exp_avg_sq());
@@ -100,7 +104,7 @@ class FusedAdam final : public FusedUpdate {
     while (!calls.empty()) {
       auto& [key, call] = *calls.begin();
       try {
-        if (on_device(call.lists.parameters.front())) {
+        if (on_device(call.parameter)) {
           run_on_device(group, call.lists, scalars, key.first);
         } else {
           // A small kernel with the count as its argument: nothing is copied.
@@ -123,12 +127,14 @@ class FusedAdam final : public FusedUpdate {
   void run_on_device(const Group& group, const Lists& lists, const Scalars& s, int64_t count) {
     const c10::Device device = lists.parameters.front().device();
     const at::Tensor updates = counts().of(count - 1, device);
-    kernels::fused_adam({lists.parameters, lists.gradients}, {lists.exp_avgs, lists.exp_avg_sqs, lists.max_exp_avg_sqs},
-                        {updates, rate_of(group, device)}, {s.beta1, s.beta2, s.weight_decay, s.eps, Which::kDecay},
-                        verdict());
+    kernels::fused_adam({lists.parameters, lists.gradients, lists.copies},
+                        {lists.exp_avgs, lists.exp_avg_sqs, lists.max_exp_avg_sqs}, {updates, rate_of(group, device)},
+                        {s.beta1, s.beta2, s.weight_decay, s.eps, Which::kDecay}, verdict());
     counts().counted_on(updates);
     if (!verdict().skip.defined()) return;
-    for (const at::Tensor& parameter : lists.parameters) stepped_.emplace_back(parameter.unsafeGetTensorImpl(), count);
+    for (const at::Tensor& parameter : lists.copies.empty() ? lists.parameters : lists.copies) {
+      stepped_.emplace_back(parameter.unsafeGetTensorImpl(), count);
+    }
   }
 
   /// Of state that has been replaced since, nothing is taken.
@@ -142,18 +148,18 @@ class FusedAdam final : public FusedUpdate {
     stepped_.clear();
   }
 
-  State& state_of(const at::Tensor& parameter, bool amsgrad) {
+  State& state_of(const at::Tensor& parameter, const at::Tensor& updated, bool amsgrad) {
     auto& slot = optimizer_.state()[parameter.unsafeGetTensorImpl()];
     if (!slot) {
       auto fresh = std::make_unique<State>();
       fresh->step(0);
-      fresh->exp_avg(at::zeros_like(parameter, at::MemoryFormat::Preserve));
-      fresh->exp_avg_sq(at::zeros_like(parameter, at::MemoryFormat::Preserve));
+      fresh->exp_avg(at::zeros_like(updated, at::MemoryFormat::Preserve));
+      fresh->exp_avg_sq(at::zeros_like(updated, at::MemoryFormat::Preserve));
       slot = std::move(fresh);
     }
     State& state = static_cast<State&>(*slot);
     if (amsgrad && !state.max_exp_avg_sq().defined()) {
-      state.max_exp_avg_sq(at::zeros_like(parameter, at::MemoryFormat::Preserve));
+      state.max_exp_avg_sq(at::zeros_like(updated, at::MemoryFormat::Preserve));
     }
     return state;
   }
@@ -163,11 +169,11 @@ class FusedAdam final : public FusedUpdate {
 
 }  // namespace
 
-std::unique_ptr<Update> make_fused_adamw(torch::optim::Optimizer& optimizer, Counters counters) {
-  return std::make_unique<FusedAdam<AdamW>>(optimizer, counters);
+std::unique_ptr<Update> make_fused_adamw(torch::optim::Optimizer& optimizer, UpdateOptions options) {
+  return std::make_unique<FusedAdam<AdamW>>(optimizer, options);
 }
-std::unique_ptr<Update> make_fused_adam(torch::optim::Optimizer& optimizer, Counters counters) {
-  return std::make_unique<FusedAdam<Adam>>(optimizer, counters);
+std::unique_ptr<Update> make_fused_adam(torch::optim::Optimizer& optimizer, UpdateOptions options) {
+  return std::make_unique<FusedAdam<Adam>>(optimizer, options);
 }
 
 }  // namespace accelerate::internal

@@ -14,20 +14,21 @@ namespace {
 
 /// Tensors of one call, element i of each list belonging together.
 struct Lists {
-  std::vector<at::Tensor> parameters, gradients, averages;
+  std::vector<at::Tensor> parameters, copies, gradients, averages;
 };
 
 /// LibTorch has no kernel for it: wherever parameters are, ours does it.
 class FusedLion final : public FusedUpdate {
  public:
-  explicit FusedLion(torch::optim::Optimizer& optimizer) : FusedUpdate(optimizer, Counters::kOnDevice) {}
+  FusedLion(torch::optim::Optimizer& optimizer, Masters masters)
+      : FusedUpdate(optimizer, {.counters = Counters::kOnDevice, .masters = masters}) {}
   std::string_view name() const override { return "fused lion"; }
 
  private:
   bool takes_state(const torch::optim::OptimizerParamGroup&, const at::Tensor& parameter) const override {
     const auto found = optimizer_.state().find(parameter.unsafeGetTensorImpl());
     return found == optimizer_.state().end() ||
-           fits_beside(parameter, static_cast<const LionParamState&>(*found->second).exp_avg());
+           fits_state(parameter, static_cast<const LionParamState&>(*found->second).exp_avg());
   }
 
   void step_group(const Group& group) override {
@@ -37,23 +38,25 @@ class FusedLion final : public FusedUpdate {
     for (const at::Tensor& parameter : group.options.params()) {
       if (!parameter.grad().defined()) continue;
       Lists& lists = calls[kind_of(parameter)];
-      lists.parameters.push_back(parameter);
+      const at::Tensor& updated = this->updated(parameter);
+      lists.parameters.push_back(updated);
+      if (!updated.is_same(parameter)) lists.copies.push_back(parameter);
       lists.gradients.push_back(parameter.grad());
-      lists.averages.push_back(average_of(parameter));
+      lists.averages.push_back(average_of(parameter, updated));
     }
     for (auto& [kind, lists] : calls) {
-      kernels::fused_lion({lists.parameters, lists.gradients}, lists.averages,
+      kernels::fused_lion({lists.parameters, lists.gradients, lists.copies}, lists.averages,
                           rate_of(group, lists.parameters.front().device()), {beta1, beta2, options.weight_decay()},
                           verdict());
     }
   }
 
   /// Beginning with 0 is the same whether or not the first update is left out.
-  at::Tensor average_of(const at::Tensor& parameter) {
+  at::Tensor average_of(const at::Tensor& parameter, const at::Tensor& updated) {
     auto& slot = optimizer_.state()[parameter.unsafeGetTensorImpl()];
     if (!slot) {
       auto fresh = std::make_unique<LionParamState>();
-      fresh->exp_avg(at::zeros_like(parameter, at::MemoryFormat::Preserve));
+      fresh->exp_avg(at::zeros_like(updated, at::MemoryFormat::Preserve));
       slot = std::move(fresh);
     }
     return static_cast<LionParamState&>(*slot).exp_avg();
@@ -62,8 +65,8 @@ class FusedLion final : public FusedUpdate {
 
 }  // namespace
 
-std::unique_ptr<Update> make_fused_lion(torch::optim::Optimizer& optimizer) {
-  return std::make_unique<FusedLion>(optimizer);
+std::unique_ptr<Update> make_fused_lion(torch::optim::Optimizer& optimizer, UpdateOptions options) {
+  return std::make_unique<FusedLion>(optimizer, options.masters);
 }
 
 }  // namespace accelerate::internal

@@ -18,7 +18,9 @@ using State = torch::optim::SGDParamState;
 
 /// Tensors of one kernel call, element i of each list belonging together.
 struct Lists {
-  std::vector<at::Tensor> parameters, gradients, momentum_buffers;
+  std::vector<at::Tensor> parameters, copies, gradients, momentum_buffers;
+  /// The model's own.
+  const std::vector<at::Tensor>& own() const { return copies.empty() ? parameters : copies; }
 };
 
 class FusedSgd final : public FusedUpdate {
@@ -32,7 +34,7 @@ class FusedSgd final : public FusedUpdate {
 
   bool takes_state(const torch::optim::OptimizerParamGroup&, const at::Tensor& parameter) const override {
     const State* state = find_state(parameter);
-    return state == nullptr || fits_beside(parameter, state->momentum_buffer());
+    return state == nullptr || fits_state(parameter, state->momentum_buffer());
   }
 
   void step_group(const Group& group) override {
@@ -45,6 +47,7 @@ class FusedSgd final : public FusedUpdate {
     std::unordered_map<const void*, at::Tensor> started;
     for (const at::Tensor& parameter : group.options.params()) {
       if (!parameter.grad().defined()) continue;
+      const at::Tensor& updated = this->updated(parameter);
       at::Tensor buffer;
       bool later = true;
       if (momentum) {
@@ -54,18 +57,19 @@ class FusedSgd final : public FusedUpdate {
           buffer = state->momentum_buffer();
         } else {
           at::Tensor& fresh = started[parameter.unsafeGetTensorImpl()];
-          if (!fresh.defined()) fresh = at::empty_like(parameter, at::MemoryFormat::Preserve);
+          if (!fresh.defined()) fresh = at::empty_like(updated, at::MemoryFormat::Preserve);
           buffer = fresh;
         }
       }
       Lists& lists = calls[{later, kind_of(parameter)}];
-      lists.parameters.push_back(parameter);
+      lists.parameters.push_back(updated);
+      if (!updated.is_same(parameter)) lists.copies.push_back(parameter);
       lists.gradients.push_back(parameter.grad());
       if (momentum) lists.momentum_buffers.push_back(std::move(buffer));
     }
     for (auto& [key, lists] : calls) {
       const bool first = !key.first;
-      if (on_device(lists.parameters.front())) {
+      if (on_device(lists.own().front())) {
         run_on_device(group, lists, first);
         continue;
       }
@@ -88,7 +92,7 @@ class FusedSgd final : public FusedUpdate {
     if (options.momentum() != 0 && options.dampening() != 0) {
       clock.updates = first ? at::zeros({}, at::TensorOptions(at::kLong).device(device)) : counts().of(1, device);
     }
-    kernels::fused_sgd({lists.parameters, lists.gradients}, lists.momentum_buffers, clock,
+    kernels::fused_sgd({lists.parameters, lists.gradients, lists.copies}, lists.momentum_buffers, clock,
                        {options.momentum(), options.dampening(), options.weight_decay(),
                         options.nesterov() ? kernels::Momentum::kNesterov : kernels::Momentum::kPlain},
                        verdict());
@@ -96,7 +100,7 @@ class FusedSgd final : public FusedUpdate {
     keep_buffers(lists);
     if (!verdict().skip.defined()) return;
     for (size_t i = 0; i < lists.parameters.size(); ++i) {
-      started_.emplace_back(lists.parameters[i].unsafeGetTensorImpl(), lists.momentum_buffers[i]);
+      started_.emplace_back(lists.own()[i].unsafeGetTensorImpl(), lists.momentum_buffers[i]);
     }
   }
 
@@ -122,7 +126,7 @@ class FusedSgd final : public FusedUpdate {
     for (size_t i = 0; i < lists.parameters.size(); ++i) {
       auto state = std::make_unique<State>();
       state->momentum_buffer(lists.momentum_buffers[i]);
-      optimizer_.state()[lists.parameters[i].unsafeGetTensorImpl()] = std::move(state);
+      optimizer_.state()[lists.own()[i].unsafeGetTensorImpl()] = std::move(state);
     }
   }
 
@@ -131,8 +135,8 @@ class FusedSgd final : public FusedUpdate {
 
 }  // namespace
 
-std::unique_ptr<Update> make_fused_sgd(torch::optim::Optimizer& optimizer, Counters counters) {
-  return std::make_unique<FusedSgd>(optimizer, counters);
+std::unique_ptr<Update> make_fused_sgd(torch::optim::Optimizer& optimizer, UpdateOptions options) {
+  return std::make_unique<FusedSgd>(optimizer, options);
 }
 
 }  // namespace accelerate::internal

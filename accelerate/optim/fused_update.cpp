@@ -1,6 +1,6 @@
 #include "accelerate/optim/fused_update.h"
 
-#include <ATen/core/grad_mode.h>
+#include <ATen/ATen.h>
 #include <torch/optim/optimizer.h>
 
 #include <unordered_set>
@@ -27,8 +27,8 @@ bool can_be_updated(const at::Tensor& parameter) {
 
 }  // namespace
 
-bool FusedUpdate::fits_beside(const at::Tensor& parameter, const at::Tensor& other) {
-  return other.defined() && other.layout() == at::kStrided && other.scalar_type() == parameter.scalar_type() &&
+bool FusedUpdate::fits(const at::Tensor& parameter, const at::Tensor& other, at::ScalarType dtype) {
+  return other.defined() && other.layout() == at::kStrided && other.scalar_type() == dtype &&
          other.device() == parameter.device() && other.sizes() == parameter.sizes() && same_strides(parameter, other);
 }
 
@@ -85,7 +85,11 @@ void FusedUpdate::step_if(const Verdict& verdict) {
       step_group({group, i});
       // The kernels leave the versions alone, and autograd would walk a graph over the old weights with the new ones.
       for (const at::Tensor& parameter : group.params()) {
-        if (parameter.grad().defined()) parameter.unsafeGetTensorImpl()->bump_version();
+        if (!parameter.grad().defined()) continue;
+        parameter.unsafeGetTensorImpl()->bump_version();
+        const auto master = masters_.find(parameter.unsafeGetTensorImpl());
+        if (master == masters_.end()) continue;
+        master->second.version = parameter.unsafeGetTensorImpl()->version_counter().current_version();
       }
     }
   } catch (...) {
@@ -94,6 +98,29 @@ void FusedUpdate::step_if(const Verdict& verdict) {
     throw;
   }
   verdict_ = {};
+}
+
+const at::Tensor& FusedUpdate::updated(const at::Tensor& parameter) {
+  if (!has_master(parameter)) return parameter;
+  const uint32_t version = parameter.unsafeGetTensorImpl()->version_counter().current_version();
+  Master& master = masters_[parameter.unsafeGetTensorImpl()];
+  if (!master.tensor.defined()) {
+    master.tensor = at::empty_like(parameter, parameter.options().dtype(at::kFloat), at::MemoryFormat::Preserve);
+  } else if (master.version == version && master.memory == parameter.const_data_ptr()) {
+    return master.tensor;
+  }
+  if (!fits(parameter, master.tensor, at::kFloat)) {
+    master.tensor = at::empty_like(parameter, parameter.options().dtype(at::kFloat), at::MemoryFormat::Preserve);
+  }
+  master.tensor.copy_(parameter.detach());
+  master.version = version;
+  master.memory = parameter.const_data_ptr();
+  return master.tensor;
+}
+
+const at::Tensor* FusedUpdate::master_of(const at::Tensor& parameter) const {
+  const auto found = masters_.find(parameter.unsafeGetTensorImpl());
+  return found == masters_.end() ? nullptr : &found->second.tensor;
 }
 
 void FusedUpdate::take_back() {

@@ -3,7 +3,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <tuple>
+#include <unordered_map>
 
 #include "accelerate/optim/device_counters.h"
 #include "accelerate/optim/update.h"
@@ -18,13 +20,14 @@ namespace accelerate::internal {
 /// memory, so every tensor is looked at first: a step is either fused for all parameters or the optimizer's own.
 class FusedUpdate : public Update {
  public:
-  FusedUpdate(torch::optim::Optimizer& optimizer, Counters counters) : optimizer_(optimizer), counters_(counters) {}
+  FusedUpdate(torch::optim::Optimizer& optimizer, UpdateOptions options) : optimizer_(optimizer), options_(options) {}
   void step() final { step_if({}); }
   bool takes_verdict(c10::Device device) const final;
   void step_if(const Verdict& verdict) final;
   void take_back() final;
   void upload_rates() final { rates_.upload(optimizer_); }
   bool rates_are_uploaded() const final { return rates_.are_those_of(optimizer_); }
+  const at::Tensor* master_of(const at::Tensor& parameter) const final;
 
  protected:
   /// Device and dtype, which all tensors of one kernel call share.
@@ -54,12 +57,26 @@ class FusedUpdate : public Update {
 
   /// True when the kernels read `other` (a gradient or state) beside `parameter` correctly: a short one would be read
   /// out of bounds, other strides would mix up elements silently.
-  static bool fits_beside(const at::Tensor& parameter, const at::Tensor& other);
+  static bool fits_beside(const at::Tensor& parameter, const at::Tensor& other) {
+    return fits(parameter, other, parameter.scalar_type());
+  }
+  /// The same of state, which is of float32 where the parameter has a master.
+  bool fits_state(const at::Tensor& parameter, const at::Tensor& state) const {
+    return fits(parameter, state, has_master(parameter) ? at::kFloat : parameter.scalar_type());
+  }
+
+  bool has_master(const at::Tensor& parameter) const {
+    const at::ScalarType dtype = parameter.scalar_type();
+    return options_.masters == Masters::kFloat32 && has_operator() && (dtype == at::kBFloat16 || dtype == at::kHalf);
+  }
+  /// What the kernel updates: the parameter, or its master, which is made anew when somebody else has changed the
+  /// parameter.
+  const at::Tensor& updated(const at::Tensor& parameter);
 
   /// Whether what this parameter's kernel reads of rates and counts is on its device.
   bool on_device(const at::Tensor& parameter) const {
-    return has_operator() &&
-           (parameter.is_cuda() || counters_ == Counters::kOnDevice || library_is_wrong(parameter.scalar_type()));
+    return has_operator() && (parameter.is_cuda() || options_.counters == Counters::kOnDevice ||
+                              has_master(parameter) || library_is_wrong(parameter.scalar_type()));
   }
   const at::Tensor& rate_of(const Group& group, c10::Device device);
   DeviceCounts& counts() { return counts_; }
@@ -70,7 +87,17 @@ class FusedUpdate : public Update {
  private:
   bool takes_everything() const;
 
-  Counters counters_;
+  static bool fits(const at::Tensor& parameter, const at::Tensor& other, at::ScalarType dtype);
+
+  /// Of the parameter as it was when it was written last.
+  struct Master {
+    at::Tensor tensor;
+    uint32_t version;
+    const void* memory;
+  };
+
+  UpdateOptions options_;
+  std::unordered_map<const void*, Master> masters_;
   DeviceRates rates_;
   DeviceCounts counts_;
   Verdict verdict_;

@@ -152,10 +152,12 @@ void OptimizerCore::record(const StepResult& result) {
   if (!result.known()) unresolved_ = Unresolved{.result = result};
 }
 
-void OptimizerCore::keep_counters(Counters counters) {
+void OptimizerCore::update_with(const UpdateOptions& options) {
   resolve();
-  update_ = make_update(*inner_, counters);
+  update_ = make_update(*inner_, options);
 }
+
+const at::Tensor* OptimizerCore::master_of(const at::Tensor& parameter) const { return update_->master_of(parameter); }
 
 at::Tensor OptimizerCore::losses(const std::function<at::Tensor()>& closure) const {
   const at::AutoGradMode grad(true);

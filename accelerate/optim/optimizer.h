@@ -33,7 +33,7 @@ class OptimizerCore;
 class ScaledGradients;
 class Update;
 class UpdateOutcomes;
-enum class Counters;
+struct UpdateOptions;
 
 /// What a prepared optimizer asks of the models whose parameters it has, and of the ranks. An empty one is left out.
 struct OptimizerHooks {
@@ -82,8 +82,10 @@ class OptimizerCore {
   void resolve();
   /// Calls `follow` with whether the last step was skipped: now if that is known, else in `resolve()`.
   void when_resolved(std::function<void(bool skipped)> follow);
-  /// For parameters on the CPU, which have their rates and counts on the host otherwise.
-  void keep_counters(Counters counters);
+  /// From the next step on. Masters begin with the parameters as they are.
+  void update_with(const UpdateOptions& options);
+  /// The float32 that a parameter is the rounded copy of; null: it has none, or none yet.
+  const at::Tensor* master_of(const at::Tensor& parameter) const;
 
   torch::optim::Optimizer& inner() const { return *inner_; }
   const SyncSchedule& sync() const { return *sync_; }

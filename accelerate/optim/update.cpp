@@ -56,12 +56,12 @@ void Update::step_if(const Verdict&) {
                     .remedy = "Ask takes_verdict(device) first"});
 }
 
-std::unique_ptr<Update> make_update(torch::optim::Optimizer& optimizer, Counters counters) {
+std::unique_ptr<Update> make_update(torch::optim::Optimizer& optimizer, UpdateOptions options) {
   const std::type_info& type = typeid(optimizer);
-  if (type == typeid(torch::optim::AdamW)) return make_fused_adamw(optimizer, counters);
-  if (type == typeid(torch::optim::Adam)) return make_fused_adam(optimizer, counters);
-  if (type == typeid(torch::optim::SGD)) return make_fused_sgd(optimizer, counters);
-  if (type == typeid(Lion)) return make_fused_lion(optimizer);
+  if (type == typeid(torch::optim::AdamW)) return make_fused_adamw(optimizer, options);
+  if (type == typeid(torch::optim::Adam)) return make_fused_adam(optimizer, options);
+  if (type == typeid(torch::optim::SGD)) return make_fused_sgd(optimizer, options);
+  if (type == typeid(Lion)) return make_fused_lion(optimizer, options);
   if (type == typeid(torch::optim::Adagrad)) return make_fused_adagrad(optimizer);
   if (dynamic_cast<torch::optim::LBFGS*>(&optimizer) != nullptr) return std::make_unique<ClosureUpdate>(optimizer);
   return std::make_unique<StockUpdate>(optimizer);

@@ -43,6 +43,9 @@ class Update {
   virtual void upload_rates() {}
   /// Whether the device has the host's learning rates: never where they are passed with each step.
   virtual bool rates_are_uploaded() const { return false; }
+  /// The float32 that a parameter of 16 bits is the rounded copy of, to be read or written: what is written here is the
+  /// parameter's after the next update. Null: it has none, or none yet.
+  virtual const at::Tensor* master_of(const at::Tensor&) const { return nullptr; }
 };
 
 /// Where learning rates and counts of updates are kept for the kernels.
@@ -51,14 +54,25 @@ enum class Counters {
   kOnDevice,        ///< on the parameters' device, be it the CPU
 };
 
+/// Whether parameters of 16 bits are updated in float32, of which they are the rounded copies.
+enum class Masters {
+  kNone,
+  kFloat32,  ///< state is float32, too; for AdamW, Adam, SGD and Lion
+};
+
+struct UpdateOptions {
+  Counters counters = Counters::kWithParameters;
+  Masters masters = Masters::kNone;
+};
+
 /// Fused for exactly `AdamW`, `Adam`, `SGD`, `Adagrad` and `Lion` (a subclass may have changed the arithmetic), else
 /// the stock step. `LBFGS` throws UsageError for a step without a closure. The optimizer is borrowed.
-std::unique_ptr<Update> make_update(torch::optim::Optimizer& optimizer, Counters counters = Counters::kWithParameters);
+std::unique_ptr<Update> make_update(torch::optim::Optimizer& optimizer, UpdateOptions options = {});
 
-std::unique_ptr<Update> make_fused_adamw(torch::optim::Optimizer& optimizer, Counters counters);
-std::unique_ptr<Update> make_fused_adam(torch::optim::Optimizer& optimizer, Counters counters);
-std::unique_ptr<Update> make_fused_sgd(torch::optim::Optimizer& optimizer, Counters counters);
-std::unique_ptr<Update> make_fused_lion(torch::optim::Optimizer& optimizer);
+std::unique_ptr<Update> make_fused_adamw(torch::optim::Optimizer& optimizer, UpdateOptions options);
+std::unique_ptr<Update> make_fused_adam(torch::optim::Optimizer& optimizer, UpdateOptions options);
+std::unique_ptr<Update> make_fused_sgd(torch::optim::Optimizer& optimizer, UpdateOptions options);
+std::unique_ptr<Update> make_fused_lion(torch::optim::Optimizer& optimizer, UpdateOptions options);
 std::unique_ptr<Update> make_fused_adagrad(torch::optim::Optimizer& optimizer);
 
 }  // namespace accelerate::internal

@@ -60,14 +60,16 @@ Tensors placed(const Tensors& tensors, c10::Device device) {
   return moved;
 }
 
+/// With parameters and state of one dtype and gradients of another one the parameters have copies of that.
 struct Arrays {
-  Tensors parameters, gradients, first, second, largest;
+  Tensors parameters, gradients, first, second, largest, copies;
   at::Tensor updates, rate;
   Verdict verdict;
 
-  Arrays(at::ScalarType dtype, c10::Device device) {
-    const auto make = [&](uint64_t seed, bool positive) {
-      Tensors tensors = shapes(dtype);
+  Arrays(at::ScalarType dtype, c10::Device device) : Arrays(dtype, dtype, device) {}
+  Arrays(at::ScalarType dtype, at::ScalarType low, c10::Device device) {
+    const auto make = [&](uint64_t seed, bool positive, bool is_low = false) {
+      Tensors tensors = shapes(is_low ? low : dtype);
       torch::manual_seed(seed);
       for (at::Tensor& tensor : tensors) {
         const at::Tensor values = torch::randn(tensor.sizes(), torch::kDouble);
@@ -76,7 +78,8 @@ struct Arrays {
       return placed(tensors, device);
     };
     parameters = make(1, false);
-    gradients = make(2, false);
+    gradients = make(2, false, true);
+    if (low != dtype) copies = make(6, false, true);
     first = make(3, false);
     second = make(4, true);
     largest = make(5, true);
@@ -89,7 +92,7 @@ const char* const kRules[] = {"adamw", "adam", "amsgrad", "sgd", "momentum", "ne
 
 void update(const std::string& rule, Arrays& a) {
   const kernels::Clock clock{.updates = a.updates, .lr = a.rate};
-  const kernels::Lists lists{a.parameters, a.gradients};
+  const kernels::Lists lists{a.parameters, a.gradients, a.copies};
   if (rule == "adamw") {
     kernels::fused_adam(lists, {a.first, a.second, {}}, clock, {0.9, 0.999, 0.1, 1e-8, Decay::kDecoupled}, a.verdict);
   } else if (rule == "adam") {
@@ -137,21 +140,27 @@ class TailOnGpu : public gpu::OneGpu {};
 TEST_F(TailOnGpu, UpdatesAreThoseOfTheCpu) {
   const c10::Device gpu(torch::kCUDA, 0);
   int64_t unequal = 0, elements = 0;
-  for (const at::ScalarType dtype : kDtypes) {
+  std::vector<std::pair<at::ScalarType, at::ScalarType>> kinds{{torch::kFloat, torch::kBFloat16},
+                                                               {torch::kFloat, torch::kHalf}};
+  for (const at::ScalarType dtype : kDtypes) kinds.emplace_back(dtype, dtype);
+  for (const auto& [dtype, low] : kinds) {
     for (const std::string rule : kRules) {
       for (const int amended : {0, 1, 2}) {
-        SCOPED_TRACE(rule + " of " + c10::toString(dtype) + " amended " + std::to_string(amended));
-        Arrays ours(dtype, gpu), theirs(dtype, torch::kCPU);
+        SCOPED_TRACE(rule + " of " + c10::toString(dtype) + " by " + c10::toString(low) + " amended " +
+                     std::to_string(amended));
+        Arrays ours(dtype, low, gpu), theirs(dtype, low, torch::kCPU);
         for (Arrays* arrays : {&ours, &theirs}) {
           const auto on = at::TensorOptions(torch::kFloat).device(arrays->rate.device());
           if (amended > 0) arrays->verdict = {.factor = torch::full({1}, 0.37, on), .skip = torch::zeros({1}, on)};
           if (amended == 2) arrays->verdict.skip.fill_(std::numeric_limits<float>::infinity());
           for (int step = 0; step < 2; ++step) update(rule, *arrays);
         }
-        for (const auto array :
-             {&Arrays::parameters, &Arrays::gradients, &Arrays::first, &Arrays::second, &Arrays::largest}) {
+        for (const auto array : {&Arrays::parameters, &Arrays::gradients, &Arrays::first, &Arrays::second,
+                                 &Arrays::largest, &Arrays::copies}) {
           const Difference difference = compare(ours.*array, theirs.*array);
-          EXPECT_LE(difference.largest, rounding(dtype)) << (array == &Arrays::parameters ? "parameters" : "state");
+          const bool is_low = array == &Arrays::copies || array == &Arrays::gradients;
+          EXPECT_LE(difference.largest, rounding(is_low ? low : dtype))
+              << (array == &Arrays::parameters ? "parameters" : "state");
           unequal += difference.unequal;
           elements += difference.elements;
         }

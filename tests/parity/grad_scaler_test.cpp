@@ -31,7 +31,7 @@ TEST(GradScaler, GrowsAndShrinksAsTheOriginalDoes) {
     Sum sum;
     auto [model, optimizer] = accelerator.prepare(sum, torch::optim::SGD(sum->parameters(), 1.0));
     // The host decides about an update, or the device does.
-    optimizer.core()->keep_counters(run % 2 == 0 ? Counters::kWithParameters : Counters::kOnDevice);
+    optimizer.core()->update_with({.counters = run % 2 == 0 ? Counters::kWithParameters : Counters::kOnDevice});
     const accelerate::GradScaler& scaler = *accelerator.scaler();
     for (size_t i = 0; i < one.at("updates").size(); ++i) {
       SCOPED_TRACE(one.at("options").dump() + " update " + std::to_string(i));

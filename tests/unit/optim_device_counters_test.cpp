@@ -175,7 +175,7 @@ TEST(DeviceCounters, OfManyPartingsArePutAside) {
   for (int i = 0; i < 100; ++i) ours.push_back(torch::randn({3}, torch::kDouble).requires_grad_());
   for (const at::Tensor& parameter : ours) theirs.push_back(parameter.detach().clone().requires_grad_());
   AdamW stepped(ours, AdamWOptions(1e-2)), stock(theirs, AdamWOptions(1e-2));
-  const auto update = accelerate::internal::make_update(stepped, Counters::kOnDevice);
+  const auto update = accelerate::internal::make_update(stepped, {.counters = Counters::kOnDevice});
   for (int step = 0; step < 100; ++step) {
     for (int i = 0; i < 100; ++i) {
       const at::Tensor gradient = i < step ? torch::randn({3}, torch::kDouble) : at::Tensor();
@@ -190,7 +190,7 @@ TEST(DeviceCounters, OfManyPartingsArePutAside) {
 TEST(DeviceCounters, AParameterListedTwiceIsTheStockOptimizersOwn) {
   at::Tensor ours = torch::ones({4}).requires_grad_(), theirs = torch::ones({4}).requires_grad_();
   AdamW stepped({ours, ours}, AdamWOptions(0.1)), stock({theirs, theirs}, AdamWOptions(0.1));
-  const auto update = accelerate::internal::make_update(stepped, Counters::kOnDevice);
+  const auto update = accelerate::internal::make_update(stepped, {.counters = Counters::kOnDevice});
   ours.mutable_grad() = theirs.mutable_grad() = torch::ones({4});
   EXPECT_FALSE(update->takes_verdict(at::kCPU));
   update->step();
@@ -203,7 +203,7 @@ TEST(DeviceCounters, AVerdictThatNobodyTakesIsRefused) {
   parameter.mutable_grad() = torch::ones({8}).slice(0, 0, 8, 2);
   SGD sgd({parameter}, SGDOptions(0.1));
   for (const auto counters : {Counters::kWithParameters, Counters::kOnDevice}) {
-    const auto update = accelerate::internal::make_update(sgd, counters);
+    const auto update = accelerate::internal::make_update(sgd, {.counters = counters});
     EXPECT_FALSE(update->takes_verdict(at::kCPU));
     training::expect_error<accelerate::UsageError>(
         [&] { update->step_if({.skip = torch::ones({1})}); },

@@ -92,36 +92,39 @@ class ScalingWhoeverDecides : public Scaling, public testing::WithParamInterface
 INSTANTIATE_TEST_SUITE_P(Counters, ScalingWhoeverDecides,
                          testing::Values(Counters::kWithParameters, Counters::kOnDevice));
 
-TEST_P(ScalingWhoeverDecides, AnUpdateThatIsNotFiniteIsLeftOutAndTheScheduleWaits) {
-  Accelerator accelerator = scaled({.init_scale = kScale, .growth_interval = 1});
-  auto [model, optimizer, scheduler] =
-      accelerator.prepare(net, torch::optim::AdamW(net->parameters(), 0.1), accelerate::linear({.total_steps = 10}));
-  optimizer.core()->keep_counters(GetParam());
-  const auto update = [&, &model = model, &optimizer = optimizer, &scheduler = scheduler](double bad) {
-    accelerator.backward(mse(model(batch.x), batch.y));
-    if (bad != 0) net->out->bias.mutable_grad()[1] = bad;
-    const accelerate::StepResult result = optimizer.step();
-    scheduler.step();
-    optimizer.zero_grad();
-    return result;
-  };
-  EXPECT_TRUE(update(0).applied());
-  EXPECT_EQ(accelerator.scaler()->get_scale(), 2 * kScale);
-  const auto before = copy_of(net->parameters());
-  const double rate = scheduler.get_last_lr().at(0);
-  for (const double bad : {kInfinity, -kInfinity, std::nan("")}) {
-    const accelerate::StepResult result = update(bad);
-    EXPECT_TRUE(result.skipped());
-    EXPECT_FALSE(result.applied() || result.accumulated());
-    EXPECT_TRUE(accelerator.optimizer_step_was_skipped());
-    EXPECT_TRUE(optimizer.step_was_skipped());
+TEST_F(Scaling, AnUpdateThatIsNotFiniteIsLeftOutAndTheScheduleWaits) {
+  for (const Counters counters : {Counters::kWithParameters, Counters::kOnDevice}) {
+    Mlp net(1);
+    Accelerator accelerator = scaled({.init_scale = kScale, .growth_interval = 1});
+    auto [model, optimizer, scheduler] =
+        accelerator.prepare(net, torch::optim::AdamW(net->parameters(), 0.1), accelerate::linear({.total_steps = 10}));
+    optimizer.core()->update_with({.counters = counters});
+    const auto update = [&, &model = model, &optimizer = optimizer, &scheduler = scheduler](double bad) {
+      accelerator.backward(mse(model(batch.x), batch.y));
+      if (bad != 0) net->out->bias.mutable_grad()[1] = bad;
+      const accelerate::StepResult result = optimizer.step();
+      scheduler.step();
+      optimizer.zero_grad();
+      return result;
+    };
+    EXPECT_TRUE(update(0).applied());
+    EXPECT_EQ(accelerator.scaler()->get_scale(), 2 * kScale);
+    const auto before = copy_of(net->parameters());
+    const double rate = scheduler.get_last_lr().at(0);
+    for (const double bad : {kInfinity, -kInfinity, std::nan("")}) {
+      const accelerate::StepResult result = update(bad);
+      EXPECT_TRUE(result.skipped());
+      EXPECT_FALSE(result.applied() || result.accumulated());
+      EXPECT_TRUE(accelerator.optimizer_step_was_skipped());
+      EXPECT_TRUE(optimizer.step_was_skipped());
+    }
+    EXPECT_TRUE(equal(copy_of(net->parameters()), before));
+    EXPECT_EQ(scheduler.get_last_lr().at(0), rate);
+    EXPECT_EQ(accelerator.scaler()->get_scale(), kScale / 4);
+    EXPECT_TRUE(update(0).applied());
+    EXPECT_FALSE(accelerator.optimizer_step_was_skipped());
+    EXPECT_LT(scheduler.get_last_lr().at(0), rate);
   }
-  EXPECT_TRUE(equal(copy_of(net->parameters()), before));
-  EXPECT_EQ(scheduler.get_last_lr().at(0), rate);
-  EXPECT_EQ(accelerator.scaler()->get_scale(), kScale / 4);
-  EXPECT_TRUE(update(0).applied());
-  EXPECT_FALSE(accelerator.optimizer_step_was_skipped());
-  EXPECT_LT(scheduler.get_last_lr().at(0), rate);
 }
 
 /// Unscaled and clipped in one pass that reads and one that writes, where the device decides: the same numbers.
@@ -136,7 +139,7 @@ RC_GTEST_PROP(ScalingWithAClip, IsAClipOfTrueGradients, ()) {
     Accelerator accelerator = scaled({.init_scale = 512});
     Mlp net(1, torch::kFloat);
     auto [model, optimizer] = accelerator.prepare(net, torch::optim::AdamW(net->parameters(), 0.1));
-    optimizer.core()->keep_counters(counters);
+    optimizer.core()->update_with({.counters = counters});
     accelerator.backward(mse(model(x), y));
     if (accumulates) accelerator.backward(mse(model(x * 2), y));
     if (bad == 2) net->hidden->weight.mutable_grad()[0][0] = std::nanf("");
@@ -163,8 +166,8 @@ RC_GTEST_PROP(ScalingOfSeveralOptimizers, ChangesNothingWhateverTheOrderOfVerbs,
     auto [first, second, of_first, of_second] = accelerator.prepare(
         first_net, second_net, torch::optim::SGD(first_net->parameters(), torch::optim::SGDOptions(0.05).momentum(0.9)),
         torch::optim::SGD(second_net->parameters(), 0.05));
-    of_first.core()->keep_counters(counters);
-    of_second.core()->keep_counters(counters);
+    of_first.core()->update_with({.counters = counters});
+    of_second.core()->update_with({.counters = counters});
     const auto [x, y] = make_batch(4, 9);
     const auto has_gradients = [](const Mlp& net) { return net->out->bias.grad().defined(); };
     for (const int verb : verbs) {
@@ -201,8 +204,8 @@ TEST_P(ScalingWhoeverDecides, IsUpdatedOnceHoweverManyOptimizersStep) {
                                                                   torch::optim::SGD(other->parameters(), 0.1));
   accelerator.backward(mse(model(batch.x), batch.y) + mse(second(batch.x), batch.y));
   net->out->bias.mutable_grad()[0] = kInfinity;
-  of_model.core()->keep_counters(GetParam());
-  of_second.core()->keep_counters(GetParam());
+  of_model.core()->update_with({.counters = GetParam()});
+  of_second.core()->update_with({.counters = GetParam()});
   EXPECT_TRUE(of_model.step().skipped());
   EXPECT_TRUE(of_second.step().applied()) << "its own gradients are finite";
   EXPECT_EQ(accelerator.scaler()->get_scale(), kScale / 2) << "once, and not grown again by the second";

@@ -180,6 +180,61 @@ RC_GTEST_PROP(UpdateOperators, AFactorIsAMultiplicationBefore, ()) {
   RC_ASSERT(equal(first, others));
 }
 
+/// The four rules on whatever tensors, with one state each more than they need.
+struct Arrays {
+  Tensors parameters, gradients, first, second, copies;
+  at::Tensor updates = torch::zeros({}, torch::kLong);
+};
+void update(int rule, Arrays& a, const Verdict& verdict) {
+  const kernels::Lists lists{a.parameters, a.gradients, a.copies};
+  if (rule == 0) {
+    kernels::fused_adam(lists, {a.first, a.second, {}}, {a.updates, rate(0.1)},
+                        {0.9, 0.99, 0.1, 1e-8, Decay::kGradient}, verdict);
+  } else if (rule == 1) {
+    kernels::fused_adam(lists, {a.first, a.second, a.second}, {a.updates, rate(0.1)},
+                        {0.9, 0.99, 0.1, 1e-8, Decay::kDecoupled}, verdict);
+  } else if (rule == 2) {
+    kernels::fused_sgd(lists, a.first, {a.updates, rate(0.1)}, {0.9, 0.1, 0.1, Momentum::kPlain}, verdict);
+  } else if (rule == 3) {
+    kernels::fused_sgd(lists, {}, {{}, rate(0.1)}, {0, 0, 0.1, Momentum::kPlain}, verdict);
+  } else {
+    kernels::fused_lion(lists, a.first, rate(0.1), {0.9, 0.99, 0.1}, verdict);
+  }
+}
+
+/// With copies the parameters are updated as those of float32 by gradients that were rounded, and the copies are these
+/// parameters rounded.
+RC_GTEST_PROP(UpdateOperators, CopiesAreRoundedParametersOfFloat32, ()) {
+  const auto low = *rc::gen::element(torch::kBFloat16, torch::kHalf);
+  const int rule = *rc::gen::inRange(0, 5);
+  torch::manual_seed(*rc::gen::arbitrary<uint32_t>());
+  const auto to = [](const Tensors& tensors, at::ScalarType dtype) {
+    return like(tensors, [&](const at::Tensor& t) { return t.to(dtype); });
+  };
+  Arrays ours{.parameters = any_parameters(torch::kFloat), .gradients = {}, .first = {}, .second = {}, .copies = {}};
+  ours.gradients = to(noise(ours.parameters), low);
+  ours.first = zeros(ours.parameters);
+  ours.second = zeros(ours.parameters);
+  ours.copies = to(zeros(ours.parameters), low);
+  Arrays theirs{.parameters = same(ours.parameters),
+                .gradients = to(ours.gradients, torch::kFloat),
+                .first = zeros(ours.parameters),
+                .second = zeros(ours.parameters),
+                .copies = {}};
+  update(rule, ours, {});
+  update(rule, theirs, {});
+  RC_ASSERT(equal(ours.parameters, theirs.parameters));
+  RC_ASSERT(equal(ours.first, theirs.first));
+  RC_ASSERT(equal(ours.copies, to(ours.parameters, low)));
+  // The factor is seen in the gradients, and a skipped update in nothing else.
+  const Tensors before = same(ours.parameters), gradients = same(ours.gradients), copies = same(ours.copies);
+  update(rule, ours, {.factor = torch::full({1}, 0.3F), .skip = torch::ones({1})});
+  RC_ASSERT(equal(ours.parameters, before) && equal(ours.copies, copies));
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    RC_ASSERT(torch::equal(ours.gradients[i], (gradients[i].to(torch::kFloat) * 0.3F).to(low)));
+  }
+}
+
 /// A skipped update leaves everything but the gradients' unit.
 RC_GTEST_PROP(UpdateOperators, ASkippedUpdateOnlyMultipliesGradients, ()) {
   const at::ScalarType dtype = any_dtype();
@@ -273,6 +328,11 @@ TEST(UpdateOperators, RefuseWhatDoesNotFitTogether) {
   refused("without a learning rate", lion(p, g, m, {}));
   refused("Int cannot be updated", lion({torch::ones({2}, torch::kInt)}, {torch::ones({2}, torch::kInt)},
                                         {torch::ones({2}, torch::kInt)}, rate(1)));
+  refused("copies of Float of parameters of Float", [&] {
+    kernels::fused_lion({p, g, copy_of(p)}, m, rate(1), {0.9, 0.99, 0}, {});
+  });
+  const Tensors low{p[0].to(torch::kBFloat16)};
+  refused("a tensor of Float", [&] { kernels::fused_lion({p, g, low}, m, rate(1), {0.9, 0.99, 0}, {}); });
   refused("found_inf is Double", lion(p, g, m, rate(1), {.skip = torch::zeros({1}, torch::kDouble)}));
   refused("grad_factor is Float of 2", lion(p, g, m, rate(1), {.factor = torch::zeros({2})}));
   EXPECT_TRUE(torch::equal(p[0], torch::ones({4, 2})));

@@ -141,7 +141,7 @@ TEST(PendingWithAScale, SkippedUpdatesAreCountedByNobody) {
                              .scaler_handler = GradScalerKwargs{.init_scale = 256, .growth_interval = 2}});
     Mlp net(1), plain(1);
     auto [model, optimizer] = accelerator.prepare(net, torch::optim::AdamW(net->parameters(), 0.1));
-    optimizer.core()->keep_counters(counters);
+    optimizer.core()->update_with({.counters = counters});
     torch::optim::AdamW stock(plain->parameters(), 0.1);
     for (int step = 0; step < 12; ++step) {
       const auto [x, y] = make_batch(5, static_cast<uint64_t>(step));

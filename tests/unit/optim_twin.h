@@ -46,7 +46,9 @@ class Twin {
   using Counters = accelerate::internal::Counters;
   explicit Twin(const MakeOptimizer& make, at::ScalarType dtype = torch::kFloat,
                 Counters counters = Counters::kWithParameters)
-      : ours(make, dtype), stock(make, dtype), update(accelerate::internal::make_update(ours.optimizer(), counters)) {}
+      : ours(make, dtype),
+        stock(make, dtype),
+        update(accelerate::internal::make_update(ours.optimizer(), {.counters = counters})) {}
 
   void step(int64_t step) {
     ours.set_gradients(step);

@@ -10,10 +10,11 @@ enum class Number { kFloat, kDouble, kHalf, kBFloat16 };
 
 /// All pointers are of the device that computes. A null one stands for what the caller has not.
 struct Call {
-  Number number;         ///< of every array
+  Number number;         ///< of parameters and state
+  Number gradients;      ///< the same; or 16 bits beside float32, then each parameter has a copy of that number
   int64_t tensors;       ///< how many
   const int64_t* sizes;  ///< elements of each
-  void* const* arrays;   ///< parameter, gradient, state of each, one tensor after the other
+  void* const* arrays;   ///< parameter, gradient, state, copy of each, one tensor after the other
   const double* lr;
   int64_t* updates;     ///< applied so far; counts on with this call, unless it is skipped
   double* progress;     ///< room for two numbers between the kernels of a call

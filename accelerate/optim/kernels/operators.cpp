@@ -63,28 +63,39 @@ bool same_layout(const at::Tensor& a, const at::Tensor& b) {
   return true;
 }
 
-/// Checks the lists and gathers what they point to.
+/// Checks the lists and gathers what they point to: parameters, gradients and state of one dtype; with copies of the
+/// parameters these and the gradients are of another one.
 class Arrays {
  public:
-  explicit Arrays(at::ArrayRef<at::TensorList> lists) {
-    const at::TensorList parameters = lists.front();
-    for (const at::TensorList& list : lists) {
+  explicit Arrays(at::ArrayRef<at::TensorList> lists, at::TensorList copies = {}) {
+    std::vector<at::TensorList> all = lists.vec();
+    if (!copies.empty()) all.push_back(copies);
+    const at::TensorList parameters = all.front();
+    for (const at::TensorList& list : all) {
       TORCH_CHECK(list.size() == parameters.size(), "accelerate: ", list.size(), " tensors beside ", parameters.size(),
                   " parameters");
     }
     if (parameters.empty()) return;
     device_ = parameters.front().device();
-    dtype_ = parameters.front().scalar_type();
+    dtype_ = gradients_ = parameters.front().scalar_type();
+    if (!copies.empty()) {
+      gradients_ = copies.front().scalar_type();
+      TORCH_CHECK(dtype_ == at::kFloat && (gradients_ == at::kHalf || gradients_ == at::kBFloat16),
+                  "accelerate: copies of ", gradients_, " of parameters of ", dtype_,
+                  ", expected 16 bits of float parameters");
+    }
     for (size_t t = 0; t < parameters.size(); ++t) {
       TORCH_CHECK(parameters[t].layout() == at::kStrided && parameters[t].is_non_overlapping_and_dense(),
                   "accelerate: parameter ", t, " has gaps or overlaps");
       sizes_.push_back(parameters[t].numel());
-      for (const at::TensorList& list : lists) {
-        TORCH_CHECK(list[t].layout() == at::kStrided && list[t].device() == device_ &&
-                        list[t].scalar_type() == dtype_ && same_layout(parameters[t], list[t]),
-                    "accelerate: a tensor of ", list[t].scalar_type(), ' ', list[t].sizes(), " on ", list[t].device(),
+      for (size_t l = 0; l < all.size(); ++l) {
+        const at::Tensor& one = all[l][t];
+        const bool is_low = !copies.empty() && (l == 1 || l + 1 == all.size());
+        TORCH_CHECK(one.layout() == at::kStrided && one.device() == device_ &&
+                        one.scalar_type() == (is_low ? gradients_ : dtype_) && same_layout(parameters[t], one),
+                    "accelerate: a tensor of ", one.scalar_type(), ' ', one.sizes(), " on ", one.device(),
                     " beside parameter ", t, ", of ", dtype_, ' ', parameters[t].sizes(), " on ", device_);
-        arrays_.push_back(list[t].mutable_data_ptr());
+        arrays_.push_back(one.mutable_data_ptr());
       }
     }
   }
@@ -115,6 +126,7 @@ class Arrays {
             const OptionalTensor& skip) const {
     TORCH_CHECK(lr.defined(), "accelerate: an update without a learning rate");
     return {.number = number_of(dtype_),
+            .gradients = number_of(gradients_),
             .tensors = static_cast<int64_t>(sizes_.size()),
             .sizes = sizes_.data(),
             .arrays = arrays_.data(),
@@ -128,72 +140,69 @@ class Arrays {
  private:
   c10::Device device_ = c10::kCPU;
   at::ScalarType dtype_ = at::kFloat;
+  at::ScalarType gradients_ = at::kFloat;
   std::vector<int64_t> sizes_;
   std::vector<void*> arrays_;
 };
 
 void adam(Decay decay, at::TensorList parameters, at::TensorList gradients, at::TensorList first, at::TensorList second,
-          at::TensorList largest, const at::Tensor& updates, const at::Tensor& lr, double beta1, double beta2,
-          double weight_decay, double eps, const OptionalTensor& factor, const OptionalTensor& skip) {
+          at::TensorList largest, at::TensorList copies, const at::Tensor& updates, const at::Tensor& lr, double beta1,
+          double beta2, double weight_decay, double eps, const OptionalTensor& factor, const OptionalTensor& skip) {
   TORCH_CHECK(updates.defined(), "accelerate: an update without a count");
   if (largest.empty()) {
-    const Arrays arrays({parameters, gradients, first, second});
+    const Arrays arrays({parameters, gradients, first, second}, copies);
     if (arrays.empty()) return;
     kernels_of(arrays.device())
         .adam({beta1, beta2, weight_decay, eps, decay}, arrays.call(updates, lr, factor, skip), arrays.device());
   } else {
-    const Arrays arrays({parameters, gradients, first, second, largest});
+    const Arrays arrays({parameters, gradients, first, second, largest}, copies);
     if (arrays.empty()) return;
     kernels_of(arrays.device())
         .amsgrad({beta1, beta2, weight_decay, eps, decay}, arrays.call(updates, lr, factor, skip), arrays.device());
   }
 }
 
+template <Decay kDecay>
 void adam_operator(at::TensorList parameters, at::TensorList gradients, at::TensorList first, at::TensorList second,
-                   at::TensorList largest, const at::Tensor& updates, const at::Tensor& lr, double beta1, double beta2,
-                   double weight_decay, double eps, const OptionalTensor& factor, const OptionalTensor& skip) {
-  adam(Decay::kGradient, parameters, gradients, first, second, largest, updates, lr, beta1, beta2, weight_decay, eps,
-       factor, skip);
-}
-void adamw_operator(at::TensorList parameters, at::TensorList gradients, at::TensorList first, at::TensorList second,
-                    at::TensorList largest, const at::Tensor& updates, const at::Tensor& lr, double beta1, double beta2,
-                    double weight_decay, double eps, const OptionalTensor& factor, const OptionalTensor& skip) {
-  adam(Decay::kDecoupled, parameters, gradients, first, second, largest, updates, lr, beta1, beta2, weight_decay, eps,
+                   at::TensorList largest, at::TensorList copies, const at::Tensor& updates, const at::Tensor& lr,
+                   double beta1, double beta2, double weight_decay, double eps, const OptionalTensor& factor,
+                   const OptionalTensor& skip) {
+  adam(kDecay, parameters, gradients, first, second, largest, copies, updates, lr, beta1, beta2, weight_decay, eps,
        factor, skip);
 }
 
-void sgd_operator(at::TensorList parameters, at::TensorList gradients, at::TensorList buffers,
+void sgd_operator(at::TensorList parameters, at::TensorList gradients, at::TensorList buffers, at::TensorList copies,
                   const OptionalTensor& updates, const at::Tensor& lr, double momentum, double dampening,
                   double weight_decay, bool nesterov, const OptionalTensor& factor, const OptionalTensor& skip) {
   const Momentum kind = nesterov ? Momentum::kNesterov : Momentum::kPlain;
   if (buffers.empty()) {
-    const Arrays arrays({parameters, gradients});
+    const Arrays arrays({parameters, gradients}, copies);
     if (arrays.empty()) return;
     kernels_of(arrays.device())
         .sgd({momentum, dampening, weight_decay, kind}, arrays.call(updates, lr, factor, skip), arrays.device());
   } else {
-    const Arrays arrays({parameters, gradients, buffers});
+    const Arrays arrays({parameters, gradients, buffers}, copies);
     if (arrays.empty()) return;
     kernels_of(arrays.device())
         .momentum({momentum, dampening, weight_decay, kind}, arrays.call(updates, lr, factor, skip), arrays.device());
   }
 }
 
-void lion_operator(at::TensorList parameters, at::TensorList gradients, at::TensorList averages, const at::Tensor& lr,
-                   double beta1, double beta2, double weight_decay, const OptionalTensor& factor,
+void lion_operator(at::TensorList parameters, at::TensorList gradients, at::TensorList averages, at::TensorList copies,
+                   const at::Tensor& lr, double beta1, double beta2, double weight_decay, const OptionalTensor& factor,
                    const OptionalTensor& skip) {
-  const Arrays arrays({parameters, gradients, averages});
+  const Arrays arrays({parameters, gradients, averages}, copies);
   if (arrays.empty()) return;
   kernels_of(arrays.device()).lion({beta1, beta2, weight_decay}, arrays.call({}, lr, factor, skip), arrays.device());
 }
 
 void scale_operator(at::TensorList tensors, const at::Tensor& factor) {
-  const Arrays arrays({tensors});
+  const Arrays arrays(at::ArrayRef<at::TensorList>{tensors});
   if (!arrays.empty()) kernels_of(arrays.device()).scale(arrays.scale_call(factor), arrays.device());
 }
 
 std::tuple<at::Tensor, at::Tensor> norm_operator(at::TensorList gradients, const OptionalTensor& factor) {
-  const Arrays arrays({gradients});
+  const Arrays arrays(at::ArrayRef<at::TensorList>{gradients});
   TORCH_CHECK(!arrays.empty(), "accelerate: the norm of no gradients");
   const auto on = at::TensorOptions(arrays.device());
   const at::Tensor norm =
@@ -235,15 +244,17 @@ bool await_operator(const at::Tensor& number, const at::Tensor& outcomes, int64_
 class Library {
  public:
   Library() : library_(torch::Library::FRAGMENT, "accelerate", std::nullopt, __FILE__, __LINE__) {
-    define("fused_adam_", kAdam, adam_operator);
-    define("fused_adamw_", kAdam, adamw_operator);
+    define("fused_adam_", kAdam, adam_operator<Decay::kGradient>);
+    define("fused_adamw_", kAdam, adam_operator<Decay::kDecoupled>);
     define("fused_sgd_",
-           "(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] momentum_buffers, Tensor(d!)? updates, Tensor lr, "
+           "(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] momentum_buffers, "
+           "Tensor(d!)[] param_copies, Tensor(e!)? updates, Tensor lr, "
            "float momentum, float dampening, float weight_decay, bool nesterov, Tensor? grad_factor, "
            "Tensor? found_inf) -> ()",
            sgd_operator);
     define("fused_lion_",
-           "(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor lr, float beta1, float beta2, "
+           "(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor(d!)[] param_copies, "
+           "Tensor lr, float beta1, float beta2, "
            "float weight_decay, Tensor? grad_factor, Tensor? found_inf) -> ()",
            lion_operator);
     define("scale_", "(Tensor(a!)[] tensors, Tensor factor) -> ()", scale_operator);
@@ -255,7 +266,8 @@ class Library {
  private:
   static constexpr const char* kAdam =
       "(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor(d!)[] exp_avg_sqs, "
-      "Tensor(e!)[] max_exp_avg_sqs, Tensor(f!) updates, Tensor lr, float beta1, float beta2, float weight_decay, "
+      "Tensor(e!)[] max_exp_avg_sqs, Tensor(f!)[] param_copies, Tensor(g!) updates, Tensor lr, float beta1, float "
+      "beta2, float weight_decay, "
       "float eps, Tensor? grad_factor, Tensor? found_inf) -> ()";
 
   template <class Function>
@@ -286,18 +298,18 @@ c10::TypedOperatorHandle<Function> find(const char* name) {
 
 void fused_adam(const Lists& lists, const Moments& moments, const Clock& clock, const Adam<0>& numbers,
                 const Verdict& verdict) {
-  static const auto coupled = find<decltype(adam_operator)>("accelerate::fused_adam_");
-  static const auto decoupled = find<decltype(adamw_operator)>("accelerate::fused_adamw_");
+  static const auto coupled = find<decltype(adam_operator<Decay::kGradient>)>("accelerate::fused_adam_");
+  static const auto decoupled = find<decltype(adam_operator<Decay::kDecoupled>)>("accelerate::fused_adamw_");
   (numbers.decay == Decay::kDecoupled ? decoupled : coupled)
-      .call(lists.parameters, lists.gradients, moments.first, moments.second, moments.largest, clock.updates, clock.lr,
-            numbers.beta1, numbers.beta2, numbers.weight_decay, numbers.eps, given(verdict.factor),
-            given(verdict.skip));
+      .call(lists.parameters, lists.gradients, moments.first, moments.second, moments.largest, lists.copies,
+            clock.updates, clock.lr, numbers.beta1, numbers.beta2, numbers.weight_decay, numbers.eps,
+            given(verdict.factor), given(verdict.skip));
 }
 
 void fused_sgd(const Lists& lists, at::TensorList buffers, const Clock& clock, const Sgd<1>& numbers,
                const Verdict& verdict) {
   static const auto found = find<decltype(sgd_operator)>("accelerate::fused_sgd_");
-  found.call(lists.parameters, lists.gradients, buffers, given(clock.updates), clock.lr, numbers.momentum,
+  found.call(lists.parameters, lists.gradients, buffers, lists.copies, given(clock.updates), clock.lr, numbers.momentum,
              numbers.dampening, numbers.weight_decay, numbers.kind == Momentum::kNesterov, given(verdict.factor),
              given(verdict.skip));
 }
@@ -305,8 +317,8 @@ void fused_sgd(const Lists& lists, at::TensorList buffers, const Clock& clock, c
 void fused_lion(const Lists& lists, at::TensorList averages, const at::Tensor& lr, const Lion& numbers,
                 const Verdict& verdict) {
   static const auto found = find<decltype(lion_operator)>("accelerate::fused_lion_");
-  found.call(lists.parameters, lists.gradients, averages, lr, numbers.beta1, numbers.beta2, numbers.weight_decay,
-             given(verdict.factor), given(verdict.skip));
+  found.call(lists.parameters, lists.gradients, averages, lists.copies, lr, numbers.beta1, numbers.beta2,
+             numbers.weight_decay, given(verdict.factor), given(verdict.skip));
 }
 
 void scale(at::TensorList tensors, const at::Tensor& factor) {

@@ -19,6 +19,9 @@ namespace accelerate::internal::kernels {
 struct Lists {
   at::TensorList parameters;
   at::TensorList gradients;
+  /// Empty, or of bfloat16 or float16, as the gradients then are: the model's own parameters, written from
+  /// `parameters`, which are of float32 as the state is.
+  at::TensorList copies = {};
 };
 
 /// `lr`: float64, one element. `updates`: int64, one element; the updates of these parameters so far, counted on.

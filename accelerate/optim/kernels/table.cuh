@@ -71,10 +71,13 @@ struct Wide<double> {
   using type = double;
 };
 
-template <class T>
-struct alignas(16) Vector {
-  static constexpr int kSize = 16 / sizeof(T);
-  T values[kSize];
+template <class T, int kCount>
+struct alignas(sizeof(T) * kCount) Pack {
+  static constexpr int kSize = kCount;
+  T values[kCount];
 };
+/// What one instruction moves.
+template <class T>
+using Vector = Pack<T, 16 / sizeof(T)>;
 
 }  // namespace accelerate::internal::kernels

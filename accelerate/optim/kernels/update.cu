@@ -1,6 +1,8 @@
 // Updates of many tensors at once on CUDA. LibTorch's own kernels take a step count per tensor, a learning rate in
 // float32 and chunks of 65,536 elements, which leave
 // most of a GPU idle with a small model.
+#include <type_traits>
+
 #include "accelerate/optim/kernels/table.cuh"
 
 namespace accelerate::internal::kernels {
@@ -22,78 +24,99 @@ __global__ void publish(int64_t* number, volatile int64_t* outcomes, const float
   outcomes[0] = *number;
 }
 
-/// One element in registers, from and to memory.
-template <class T, class Rule>
+/// One element, of memory or of registers. `x` has the parameter and the state; x[1] is not looked at.
+template <class T, class G, class Rule>
 struct Worker {
   using Real = typename Wide<T>::type;
   typename Rule::template Element<Real> element;
   Real factor;
   bool scales, skips;
 
-  __device__ void operator()(T* const* x, int kept) const {
+  __device__ void operator()(T* const* x, G* gradient, G* copy, int i) const {
     Real values[Rule::kArrays];
-    for (int a = 0; a < Rule::kArrays; ++a) values[a] = static_cast<Real>(x[a][kept]);
-    if (scales) values[1] *= factor;
-    const T gradient = static_cast<T>(values[1]);
-    if (scales) values[1] = static_cast<Real>(gradient);  // what is seen of it afterwards is what was applied
-    if (!skips) {
-      element(values);
-      for (int a = 0; a < Rule::kArrays; ++a) {
-        if (a != 1) x[a][kept] = static_cast<T>(values[a]);
-      }
+    for (int a = 0; a < Rule::kArrays; ++a) {
+      if (a != 1) values[a] = static_cast<Real>(x[a][i]);
     }
-    if (scales) x[1][kept] = gradient;
+    values[1] = static_cast<Real>(gradient[i]);
+    if (scales) {
+      // What is seen of it afterwards is what was applied.
+      gradient[i] = static_cast<G>(values[1] * factor);
+      values[1] = static_cast<Real>(gradient[i]);
+    }
+    if (skips) return;
+    element(values);
+    for (int a = 0; a < Rule::kArrays; ++a) {
+      if (a != 1) x[a][i] = static_cast<T>(values[a]);
+    }
+    if constexpr (!std::is_same_v<T, G>) copy[i] = static_cast<G>(values[0]);
   }
 };
 
-template <class T, class Rule>
+/// Parameters and state of T, gradients of G; where that is another, the parameters' copies are of it, too.
+template <class T, class G, class Rule>
 __global__ void __launch_bounds__(kThreads)
-    update(const __grid_constant__ Table<Rule::kArrays> table, Rule rule, Call call) {
+    update(const __grid_constant__ Table<Rule::kArrays + !std::is_same_v<T, G>> table, Rule rule, Call call) {
   constexpr int kArrays = Rule::kArrays;
+  constexpr bool kCopies = !std::is_same_v<T, G>;
   constexpr int kVector = Vector<T>::kSize;
+  using Low = Pack<G, kVector>;
   const bool skips = call.skip != nullptr && *call.skip != 0;
   const bool scales = call.factor != nullptr;
   if (skips && !scales) return;
   Progress progress;
   if (call.updates != nullptr && !skips) progress = {call.progress[0], call.progress[1]};
   using Real = typename Wide<T>::type;
-  const Worker<T, Rule> work{rule.template with<Real>(*call.lr, progress),
-                             scales ? static_cast<Real>(*call.factor) : Real(1), scales, skips};
+  const Worker<T, G, Rule> work{rule.template with<Real>(*call.lr, progress),
+                                scales ? static_cast<Real>(*call.factor) : Real(1), scales, skips};
 
   const Place place = place_of(table, static_cast<int>(blockIdx.x));
-  const int size = place.size;
   T* x[kArrays];
   bool aligned = true;
 #pragma unroll
   for (int a = 0; a < kArrays; ++a) {
+    if (a == 1) continue;
     x[a] = static_cast<T*>(table.arrays[place.tensor][a]) + place.begin;
     aligned = aligned && reinterpret_cast<uintptr_t>(x[a]) % sizeof(Vector<T>) == 0;
   }
-  const int vectors = aligned ? size / kVector : 0;
+  G* const gradient = static_cast<G*>(table.arrays[place.tensor][1]) + place.begin;
+  G* copy = nullptr;
+  if constexpr (kCopies) copy = static_cast<G*>(table.arrays[place.tensor][kArrays]) + place.begin;
+  aligned = aligned && reinterpret_cast<uintptr_t>(gradient) % sizeof(Low) == 0 &&
+            reinterpret_cast<uintptr_t>(copy) % sizeof(Low) == 0;
+
+  const int vectors = aligned ? place.size / kVector : 0;
   for (int v = threadIdx.x; v < vectors; v += kThreads) {
     Vector<T> packs[kArrays];
     T* inside[kArrays];
 #pragma unroll
     for (int a = 0; a < kArrays; ++a) {
+      if (a == 1) continue;
       packs[a] = reinterpret_cast<const Vector<T>*>(x[a])[v];
       inside[a] = packs[a].values;
     }
+    Low gradients = reinterpret_cast<const Low*>(gradient)[v], copies;
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) work(inside, i);
+    for (int i = 0; i < kVector; ++i) work(inside, gradients.values, copies.values, i);
+    if (scales) reinterpret_cast<Low*>(gradient)[v] = gradients;
+    if (skips) continue;
 #pragma unroll
     for (int a = 0; a < kArrays; ++a) {
-      if (a == 1 ? scales : !skips) reinterpret_cast<Vector<T>*>(x[a])[v] = packs[a];
+      if (a != 1) reinterpret_cast<Vector<T>*>(x[a])[v] = packs[a];
     }
+    if constexpr (kCopies) reinterpret_cast<Low*>(copy)[v] = copies;
   }
-  for (int i = vectors * kVector + static_cast<int>(threadIdx.x); i < size; i += kThreads) work(x, i);
+  for (int i = vectors * kVector + static_cast<int>(threadIdx.x); i < place.size; i += kThreads) {
+    work(x, gradient, copy, i);
+  }
 }
 
-template <class T, class Rule>
+template <class T, class G, class Rule>
 cudaError_t update_all(const Rule& rule, const Call& call, cudaStream_t stream) {
+  constexpr int kArrays = Rule::kArrays + !std::is_same_v<T, G>;
   Blocks blocks;
   if (const cudaError_t error = blocks_on_cuda(call.sizes, call.tensors, blocks); error != cudaSuccess) return error;
-  return launch_over<Rule::kArrays>(call.sizes, call.arrays, call.tensors, blocks.chunk, [&](const auto& table, int) {
-    update<T, Rule><<<table.first_block[table.tensors], kThreads, 0, stream>>>(table, rule, call);
+  return launch_over<kArrays>(call.sizes, call.arrays, call.tensors, blocks.chunk, [&](const auto& table, int) {
+    update<T, G, Rule><<<table.first_block[table.tensors], kThreads, 0, stream>>>(table, rule, call);
   });
 }
 
@@ -107,13 +130,15 @@ cudaError_t update_on_cuda(const Rule& rule, const Call& call, cudaStream_t stre
   }
   switch (call.number) {
     case Number::kFloat:
-      return update_all<float>(rule, call, stream);
+      if (call.gradients == Number::kHalf) return update_all<float, c10::Half>(rule, call, stream);
+      if (call.gradients == Number::kBFloat16) return update_all<float, c10::BFloat16>(rule, call, stream);
+      return update_all<float, float>(rule, call, stream);
     case Number::kDouble:
-      return update_all<double>(rule, call, stream);
+      return update_all<double, double>(rule, call, stream);
     case Number::kHalf:
-      return update_all<c10::Half>(rule, call, stream);
+      return update_all<c10::Half, c10::Half>(rule, call, stream);
     case Number::kBFloat16:
-      return update_all<c10::BFloat16>(rule, call, stream);
+      return update_all<c10::BFloat16, c10::BFloat16>(rule, call, stream);
   }
   return cudaErrorInvalidValue;
 }

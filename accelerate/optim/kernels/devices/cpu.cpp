@@ -14,10 +14,12 @@ namespace {
 
 constexpr int64_t kGrain = 16384;  ///< elements that pay for a thread
 
-template <class T, class Rule>
+/// Parameters and state of T, gradients of G; where that is another, the parameters' copies are of it, too.
+template <class T, class G, class Rule>
 void update_all(const Rule& rule, const Call& call) {
   using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
   constexpr int kArrays = Rule::kArrays;
+  constexpr bool kCopies = !std::is_same_v<T, G>;
   const bool skips = call.skip != nullptr && *call.skip != 0;
   const bool scales = call.factor != nullptr;
   Progress progress;
@@ -25,21 +27,22 @@ void update_all(const Rule& rule, const Call& call) {
   const auto element = rule.template with<Real>(*call.lr, progress);
   const Real factor = scales ? static_cast<Real>(*call.factor) : Real(1);
   for (int64_t t = 0; t < call.tensors; ++t) {
-    void* const* arrays = call.arrays + t * kArrays;
+    void* const* arrays = call.arrays + t * (kArrays + kCopies);
+    G* const gradients = static_cast<G*>(arrays[1]);
     at::parallel_for(0, call.sizes[t], kGrain, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         Real x[kArrays];
-        for (int a = 0; a < kArrays; ++a) x[a] = static_cast<Real>(static_cast<const T*>(arrays[a])[i]);
-        if (scales) {
-          const T gradient = static_cast<T>(x[1] * factor);
-          x[1] = static_cast<Real>(gradient);
-          static_cast<T*>(arrays[1])[i] = gradient;
+        for (int a = 0; a < kArrays; ++a) {
+          if (a != 1) x[a] = static_cast<Real>(static_cast<const T*>(arrays[a])[i]);
         }
+        if (scales) gradients[i] = static_cast<G>(static_cast<Real>(gradients[i]) * factor);
+        x[1] = static_cast<Real>(gradients[i]);
         if (skips) continue;
         element(x);
         for (int a = 0; a < kArrays; ++a) {
           if (a != 1) static_cast<T*>(arrays[a])[i] = static_cast<T>(x[a]);
         }
+        if constexpr (kCopies) static_cast<G*>(arrays[kArrays])[i] = static_cast<G>(x[0]);
       }
     });
   }
@@ -49,13 +52,15 @@ template <class Rule>
 void update(const Rule& rule, const Call& call, c10::Device) {
   switch (call.number) {
     case Number::kFloat:
-      return update_all<float>(rule, call);
+      if (call.gradients == Number::kHalf) return update_all<float, c10::Half>(rule, call);
+      if (call.gradients == Number::kBFloat16) return update_all<float, c10::BFloat16>(rule, call);
+      return update_all<float, float>(rule, call);
     case Number::kDouble:
-      return update_all<double>(rule, call);
+      return update_all<double, double>(rule, call);
     case Number::kHalf:
-      return update_all<c10::Half>(rule, call);
+      return update_all<c10::Half, c10::Half>(rule, call);
     case Number::kBFloat16:
-      return update_all<c10::BFloat16>(rule, call);
+      return update_all<c10::BFloat16, c10::BFloat16>(rule, call);
   }
 }
 
