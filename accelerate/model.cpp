@@ -42,9 +42,9 @@ void ModelCore::run(ForwardCall& call) {
 }
 
 void ModelCore::begin_step(ForwardCall& call) {
-  if (!at::GradMode::is_enabled() || steps_->is_open()) return;
+  // What is evaluated, be it without a no-grad guard, is no step.
+  if (!at::GradMode::is_enabled() || !module_->is_training() || steps_->is_open()) return;
   StepKind kind{.opened_by = this, .synchronizes = sync_->sync_gradients()};
-  kind.add(module_->is_training());
   call.for_each_input([&](const at::Tensor& tensor) { kind.add(tensor); });
   steps_->open(std::move(kind));
 }

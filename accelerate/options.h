@@ -17,6 +17,7 @@
 #include "accelerate/optim/grad_scaler.h"
 #include "accelerate/precision/autocast.h"
 #include "accelerate/precision/choice.h"
+#include "accelerate/precision/float32.h"
 #include "accelerate/precision/policy.h"
 #include "accelerate/profile/kwargs.h"
 #include "accelerate/step/capture_device.h"
@@ -101,6 +102,7 @@ struct AcceleratorOptions {
   std::optional<std::string> project_dir = {};
   std::optional<ProjectConfiguration> project_config = {};
   std::optional<AutocastKwargs> autocast_handler = {};  ///< of model calls, and of `autocast()` without options
+  Float32Kwargs float32 = {};  ///< whether float32 products may use TF32: switches of the process
   std::optional<GradScalerKwargs> scaler_handler = {};  ///< how the loss of fp16 is scaled; unused in other precisions
   std::optional<CudaGraph> cuda_graph =
       {};                              ///< steps are captured as CUDA graphs; unset: they run operator by operator

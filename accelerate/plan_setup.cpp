@@ -1,9 +1,11 @@
 #include "accelerate/plan_setup.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "accelerate/comm/random_state.h"
 #include "accelerate/core/error.h"
+#include "accelerate/precision/float32_scope.h"
 
 namespace accelerate::internal {
 namespace {
@@ -75,11 +77,13 @@ std::string joined(const std::vector<std::string>& words) {
 ResolvedSetup resolve_setup(const AcceleratorOptions& options, const Environment& environment, c10::Device device) {
   check_data_seed(options);
   if (options.scaler_handler) check(*options.scaler_handler);
+  check(options.float32, device);
   Setup setup{.device_placement = options.device_placement.value_or(true),
               .rng_types = resolve_rng_types(options, device),
               .project = resolve_project(options),
               .autocast = options.autocast_handler.value_or(AutocastOptions{}),
               .scaler = options.scaler_handler.value_or(GradScalerKwargs{}),
+              .float32 = options.float32,
               .log_level = {},
               .warnings = {}};
   constexpr const char* kAffinity = "ACCELERATE_CPU_AFFINITY";
@@ -113,6 +117,7 @@ ResolvedSetup resolve_setup(const AcceleratorOptions& options, const Environment
       {"logging_dir", setup.project.logging_dir.value_or("none"),
        has_project && !own_logs ? "project_dir" : from(has_project)},
       level};
+  for (Field& field : fields_of(setup.float32)) fields.push_back(std::move(field));
   return {std::move(setup), std::move(fields)};
 }
 

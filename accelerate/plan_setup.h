@@ -19,6 +19,7 @@ struct Setup {
   ProjectConfiguration project;
   AutocastOptions autocast;
   GradScalerKwargs scaler;
+  Float32Kwargs float32;
   std::optional<LogLevel> log_level = {};  ///< the least that is logged; unset: see Log
   std::vector<std::string> warnings;       ///< what was asked for and is not done, for the log
 };

@@ -71,7 +71,7 @@ class Build {
       item.prepared = std::make_shared<OptimizerCore>(item.optimizer, context_.sync,
                                                       hooks_of(*item.optimizer, all_.models, context_), item.set_mode,
                                                       context_.scaler);
-      if (context_.steps) item.prepared->keep_counters(Counters::kOnDevice);
+      if (context_.steps) item.prepared->update_with({.counters = Counters::kOnDevice});
       all_.optimizers.push_back(item.prepared);
     }
     last_optimizer_ = item.prepared;

@@ -91,6 +91,7 @@ class Pass {
 
 Runtime::Runtime(Plan plan, LogSink sink)
     : plan_(std::move(plan)),
+      float32_(plan_.setup.float32),
       log_(std::move(sink), plan_.world.rank, plan_.setup.log_level),
       group_(connect({.world = plan_.world,
                       .rendezvous = plan_.rendezvous,
@@ -138,6 +139,7 @@ void Runtime::resolve_updates() noexcept {
 
 void Runtime::close() noexcept {
   resolve_updates();
+  float32_.end();
   sync_->close();
   sync_->on_leave({});
   try {
@@ -333,9 +335,9 @@ std::shared_ptr<StepRecorder> Runtime::make_recorder() {
     }
     return false;
   };
-  return std::make_shared<StepRecorder>(*plan_.cuda_graph, plan_.device, plan_.capture.make(plan_.device),
-                                        static_cast<TapeHost&>(*this),
-                                        StepHooks{.before_step = [this] { prepare_updates(); }, .has_gradients = some_gradient}, log_);
+  return std::make_shared<StepRecorder>(
+      *plan_.cuda_graph, plan_.device, plan_.capture.make(plan_.device), static_cast<TapeHost&>(*this),
+      StepHooks{.before_step = [this] { prepare_updates(); }, .has_gradients = some_gradient}, log_);
 }
 
 void Runtime::follow_windows() {

@@ -13,10 +13,11 @@
 #include "accelerate/optim/clip.h"
 #include "accelerate/optim/gradient_state.h"
 #include "accelerate/plan.h"
+#include "accelerate/precision/float32_scope.h"
 #include "accelerate/preparation.h"
 #include "accelerate/runtime_join.h"
-#include "accelerate/step/recorder.h"
 #include "accelerate/runtime_memory.h"
+#include "accelerate/step/recorder.h"
 #include "accelerate/strategy/uneven_inputs.h"
 
 namespace accelerate::internal {
@@ -87,6 +88,7 @@ class Runtime final : private TapeHost {
   void require_no_open_join(const char* verb) const;
 
   Plan plan_;
+  Float32Scope float32_;
   Log log_;
   Group group_;
   AcceleratorState state_;

@@ -357,7 +357,8 @@ void Liveness::sweep(const std::shared_ptr<State>& state) {
     for (const Operation& operation : on_device) {
       if (!operation.work->isCompleted()) continue;
       // Not one that has begun again since.
-      s.operations.take_if([&](const Operation& same) { return same.id == operation.id && same.start == operation.start; });
+      s.operations.take_if(
+          [&](const Operation& same) { return same.id == operation.id && same.start == operation.start; });
     }
     on_device.clear();
     lock.lock();

@@ -49,7 +49,8 @@ class Operations {
       operation.start = Clock::now();
       return id;
     }
-    running_.push_back({.id = ++started_, .turn = turn, .name = name, .start = Clock::now(), .future = {}, .work = work});
+    running_.push_back(
+        {.id = ++started_, .turn = turn, .name = name, .start = Clock::now(), .future = {}, .work = work});
     return started_;
   }
   size_t count() const {

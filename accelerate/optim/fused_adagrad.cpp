@@ -33,12 +33,11 @@ class FusedAdagrad final : public FusedUpdate {
     for (auto& group : optimizer_.param_groups()) {
       const double start = static_cast<const Options&>(group.options()).initial_accumulator_value();
       for (const at::Tensor& parameter : group.params()) {
-        auto& slot = optimizer_.state()[parameter.unsafeGetTensorImpl()];
-        if (slot) continue;
+        if (optimizer_.state().count(parameter.unsafeGetTensorImpl()) != 0) continue;
         auto fresh = std::make_unique<State>();
         fresh->step(0);
         fresh->sum(at::full_like(parameter, start, {}, at::MemoryFormat::Preserve));
-        slot = std::move(fresh);
+        optimizer_.state().emplace(parameter.unsafeGetTensorImpl(), std::move(fresh));
       }
     }
   }

@@ -69,7 +69,7 @@ class FusedAdam final : public FusedUpdate {
   void make_states(torch::optim::OptimizerParamGroup& group) override {
     const bool amsgrad = static_cast<const Options&>(group.options()).amsgrad();
     for (const at::Tensor& parameter : group.params()) {
-      if (parameter.grad().defined()) state_of(parameter, amsgrad);
+      if (parameter.grad().defined()) state_of(parameter, updated(parameter), amsgrad);
     }
   }
 
@@ -149,15 +149,16 @@ class FusedAdam final : public FusedUpdate {
   }
 
   State& state_of(const at::Tensor& parameter, const at::Tensor& updated, bool amsgrad) {
-    auto& slot = optimizer_.state()[parameter.unsafeGetTensorImpl()];
-    if (!slot) {
+    auto& states = optimizer_.state();
+    auto found = states.find(parameter.unsafeGetTensorImpl());
+    if (found == states.end()) {
       auto fresh = std::make_unique<State>();
       fresh->step(0);
       fresh->exp_avg(at::zeros_like(updated, at::MemoryFormat::Preserve));
       fresh->exp_avg_sq(at::zeros_like(updated, at::MemoryFormat::Preserve));
-      slot = std::move(fresh);
+      found = states.emplace(parameter.unsafeGetTensorImpl(), std::move(fresh)).first;
     }
-    State& state = static_cast<State&>(*slot);
+    State& state = static_cast<State&>(*found->second);
     if (amsgrad && !state.max_exp_avg_sq().defined()) {
       state.max_exp_avg_sq(at::zeros_like(updated, at::MemoryFormat::Preserve));
     }

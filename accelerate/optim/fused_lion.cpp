@@ -53,13 +53,14 @@ class FusedLion final : public FusedUpdate {
 
   /// Beginning with 0 is the same whether or not the first update is left out.
   at::Tensor average_of(const at::Tensor& parameter, const at::Tensor& updated) {
-    auto& slot = optimizer_.state()[parameter.unsafeGetTensorImpl()];
-    if (!slot) {
+    auto& states = optimizer_.state();
+    auto found = states.find(parameter.unsafeGetTensorImpl());
+    if (found == states.end()) {
       auto fresh = std::make_unique<LionParamState>();
       fresh->exp_avg(at::zeros_like(updated, at::MemoryFormat::Preserve));
-      slot = std::move(fresh);
+      found = states.emplace(parameter.unsafeGetTensorImpl(), std::move(fresh)).first;
     }
-    return static_cast<LionParamState&>(*slot).exp_avg();
+    return static_cast<LionParamState&>(*found->second).exp_avg();
   }
 };
 

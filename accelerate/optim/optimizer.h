@@ -45,7 +45,7 @@ struct OptimizerHooks {
   /// Does what must not be captured as a part of the step.
   std::function<void(const std::function<void()>& work)> apart = {};
   std::function<void(const OptimizerCore& optimizer)> stepped = {};  ///< at the end of `step()`, whatever it did
-  std::weak_ptr<const MemoryOwners> memory = {};  ///< who is asked when a step finds no memory left
+  std::weak_ptr<const MemoryOwners> memory = {};                     ///< who is asked when a step finds no memory left
 };
 
 enum class OptimizerMode { kTrain, kEval };

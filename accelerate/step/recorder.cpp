@@ -78,7 +78,7 @@ void StepRecorder::open(StepKind kind) {
   hooks_.before_step();
   kind.has_gradients = hooks_.has_gradients();
   kind.last_stepped = last_stepped_;
-  if (report_.steps <= options_.warmup_steps) return;
+  if (disabled_ || report_.steps <= options_.warmup_steps) return;
   Slot* slot = slot_of(kind);
   if (slot == nullptr || !slot->refusal.empty()) return;
   if (const auto reason = capture_->refusal()) return refuse(*slot, *reason);
@@ -208,6 +208,14 @@ void StepRecorder::end_tape(Slot& slot) {
   ++report_.fallbacks;
   report_.last_fallback = tape.fallback();
   log_.info("cuda_graph: " + name_of(slot) + " ran as usual: " + tape.fallback());
+  if (tape.refusal() == kUnknownWork) {
+    // Its results are where other graphs may write, and not all of them are known.
+    for (const auto& any : slots_) {
+      if (any->refusal.empty()) refuse(*any, kUnknownWork);
+    }
+    disabled_ = true;
+    return;
+  }
   if (!tape.refusal().empty()) return refuse(slot, tape.refusal());
   if (++slot.fallbacks < kFallbacksInARow) return;
   std::string reason = tape.fallback();

@@ -101,7 +101,8 @@ class StepRecorder final : public OperatorObserver {
   bool on_tape_ = false;
   std::optional<Observation> observation_;
   uint64_t helped_before_ = 0;
-  bool full_ = false;
+  bool full_ = false;      ///< there are as many kinds as there may be
+  bool disabled_ = false;  ///< nothing is captured any more
 };
 
 }  // namespace accelerate::internal

@@ -83,6 +83,9 @@ int main(int argc, char** argv) {
   app.add_option("--started-at", settings.started_at, "system clock at exec, in ns, for first_step_s");
   auto* by_hand = app.add_flag("--plain", plain, "the hand-written loop");
   app.add_flag("--graph", graph, "with --plain: the whole step as one CUDA graph")->needs(by_hand);
+  app.add_option("--workers", settings.workers, "threads of the prepared loop that make batches")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
   app.add_flag("--cuda-graph", settings.cuda_graph, "the prepared loop asks for its graph")->excludes(by_hand);
   app.get_option("--profile")->excludes(by_hand);
   app.add_flag("--no-shuffle", in_order, "batches in the order of the data: losses of all loops agree");

@@ -16,11 +16,7 @@ accelerate::AcceleratorOptions options_of(const Settings& settings) {
   options.mixed_precision = settings.precision;
   if (!settings.backend.empty()) options.init_process_group.backend = settings.backend;
   if (settings.cuda_graph) {
-#if __has_include("accelerate/step/cuda_graph.h")
     options.cuda_graph = accelerate::CudaGraph{};
-#else
-    throw std::invalid_argument("--cuda-graph: this version of the library has no CudaGraph");
-#endif
   }
   return options;
 }
@@ -33,7 +29,8 @@ void train(const Settings& settings, Meter& meter, const Task& task, std::shared
                               {.batch_size = settings.batch_size,
                                .shuffle = settings.shuffle,
                                .drop_last = true,
-                               .seed = static_cast<uint64_t>(settings.seed)});
+                               .seed = static_cast<uint64_t>(settings.seed),
+                               .num_workers = settings.workers});
   auto [model, optimizer, loader, scheduler] = accelerator.prepare(net, adamw, data, accelerate::constant());
   std::optional<accelerate::Profiler> profiler;
   int64_t profiled = 0;

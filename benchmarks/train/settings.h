@@ -22,6 +22,7 @@ struct Settings {
   bool tiny = false;                ///< few narrow layers, for tests on a CPU
   std::string precision = "no";     ///< of the prepared loop any, by hand "no" and "bf16"
   std::optional<double> dropout{};  ///< instead of the task's
+  int64_t workers = 0;  ///< threads of the prepared loop that make batches
   bool cuda_graph = false;          ///< the prepared loop asks for its graph
   int64_t steps = 600;              ///< measured, in kWindows windows
   int64_t warmup = 100;             ///< steps before the first window

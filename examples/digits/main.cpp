@@ -30,6 +30,7 @@ struct Options {
   std::filesystem::path out = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "digits-out";
   std::optional<int64_t> gradient_accumulation_steps;
   std::optional<std::string> mixed_precision;
+  bool cuda_graph = false;
   std::filesystem::path summary;
 };
 
@@ -108,6 +109,7 @@ int run(const Options& options) {
   accelerate::AcceleratorOptions wanted{.gradient_accumulation_steps = options.gradient_accumulation_steps,
                                         .step_scheduler_with_optimizer = false};
   if (options.mixed_precision) wanted.mixed_precision = *options.mixed_precision;
+  if (options.cuda_graph) wanted.cuda_graph = accelerate::CudaGraph{};
   accelerate::Accelerator accelerator(wanted);
 
   const int64_t processes = accelerator.num_processes();
@@ -173,6 +175,7 @@ int main(int argc, char** argv) {
   app.add_option("--gradient-accumulation-steps", options.gradient_accumulation_steps);
   app.add_option("--summary", options.summary, "a file for the last line");
   app.add_option("--mixed-precision", options.mixed_precision, "no, bf16 or fp16");
+  app.add_flag("--cuda-graph", options.cuda_graph, "on a GPU: the step is captured");
   CLI11_PARSE(app, argc, argv);
   try {
     return run(options);

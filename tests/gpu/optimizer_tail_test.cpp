@@ -172,7 +172,8 @@ TEST_F(TailOnGpu, UpdatesAreThoseOfTheCpu) {
               static_cast<long long>(elements));
 }
 
-/// Their second moments and corrections have 1 - beta2 in float32, which is off by 1e-5 for 0.999.
+/// Their second moments and corrections have 1 - beta2 in float32, which is off by 1e-5 for 0.999: updates are off by half
+/// of that, and the largest of those here is about 1.
 TEST_F(TailOnGpu, UpdatesAreThoseOfLibTorchsFusedKernels) {
   const c10::Device gpu(torch::kCUDA, 0);
   for (const at::ScalarType dtype : kDtypes) {
@@ -195,7 +196,7 @@ TEST_F(TailOnGpu, UpdatesAreThoseOfLibTorchsFusedKernels) {
         at::_fused_sgd_(theirs.parameters, theirs.gradients, buffers, rule == "nesterov" ? 0 : 0.1,
                         rule == "sgd" ? 0 : 0.9, 0.0123, 0, rule == "nesterov", false, false);
       }
-      const double tolerance = std::max(rounding(dtype), dtype == torch::kDouble ? 1e-14 : 2e-6);
+      const double tolerance = std::max(rounding(dtype), dtype == torch::kDouble ? 1e-14 : 6e-6);
       const Difference parameters = compare(ours.parameters, theirs.parameters);
       EXPECT_LE(parameters.largest, tolerance);
       EXPECT_LE(compare(ours.first, theirs.first).largest, tolerance);

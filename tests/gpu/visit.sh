@@ -35,7 +35,7 @@ step() {
   [ $status = 0 ] || failed=1
 }
 
-# lost <digits> <rank> <signal>: two ranks without a launcher; one gets the signal in the middle of training, the other
+# lost <digits> <rank> <signal> [flags of digits]: two ranks without a launcher; one gets the signal in the middle of training, the other
 # has to end within 30 s, and say which rank was lost. One that has not after 40 s says where its threads are.
 lost() {
   local digits=$1 victim=$2 signal=$3 rank status=0 since port=$((20000 + RANDOM % 10000))
@@ -43,7 +43,7 @@ lost() {
   work=$(mktemp -d)
   for rank in 0 1; do
     RANK=$rank LOCAL_RANK=$rank WORLD_SIZE=2 LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
-      LD_PRELOAD=$([ -e "$stacks" ] && echo "$stacks") "$digits" --epochs 100000 --out "$work/out" >"$work/$rank" 2>&1 &
+      LD_PRELOAD=$([ -e "$stacks" ] && echo "$stacks") "$digits" --epochs 100000 --out "$work/out" "${@:4}" >"$work/$rank" 2>&1 &
     ranks+=($!)
   done
   until grep -q 'epoch  *2/' "$work/0"; do sleep 0.2; done
@@ -104,6 +104,7 @@ print(":".join([site + "/torch/lib"] + sorted(glob.glob(site + "/nvidia/*/lib"))
     summary+=("left out: compute-sanitizer, which this machine does not have")
   fi
   step digits 60 "$folder/digits" --out "$logs/digits"
+  step digits-captured 60 "$folder/digits" --out "$logs/digits" --cuda-graph
   step digits-bf16 60 "$folder/digits" --out "$logs/digits" --mixed-precision bf16
   step digits-cpu 60 env ACCELERATE_USE_CPU=1 "$folder/digits" --out "$logs/digits"
   if [ -e "$folder/accelerate-cpp" ] && [ "$gpus" -gt 1 ]; then
@@ -114,6 +115,7 @@ print(":".join([site + "/torch/lib"] + sorted(glob.glob(site + "/nvidia/*/lib"))
     for signal in KILL STOP; do
       for victim in 0 1; do
         step "lost-$victim-$signal" 90 bash "$0" lost "$folder/digits" "$victim" "$signal"
+        step "lost-$victim-$signal-captured" 90 bash "$0" lost "$folder/digits" "$victim" "$signal" --cuda-graph
       done
     done
   fi

@@ -12,7 +12,7 @@ namespace capturing {
 std::optional<std::string> refusal();
 c10::Device device();
 accelerate::AcceleratorOptions options();
-/// Something past LibTorch's operators, with which the device reads `tensor`.
-void give_unknown_work(const at::Tensor& tensor);
+/// Counts `counter` on by 1, past LibTorch's operators.
+void give_unknown_work(const at::Tensor& counter);
 
 }  // namespace capturing

@@ -215,6 +215,10 @@ accelerate::AcceleratorOptions options() {
   return options;
 }
 
-void give_unknown_work(const at::Tensor&) { unknown = true; }
+void give_unknown_work(const at::Tensor& counter) {
+  const c10::impl::ExcludeDispatchKeyGuard past(kAbove);
+  counter.add_(1);
+  unknown = true;
+}
 
 }  // namespace capturing

@@ -59,6 +59,7 @@ TEST(Resolve, EveryFieldSaysWhereItCameFrom) {
             "even_batches                   true         (default)\n"
             "split_batches                  false        (default)\n"
             "step_scheduler_with_optimizer  true         (default)\n"
+            "cuda_graph                     off          (default)\n"
             "debug                          false        (default)\n"
             "device_placement               true         (default)\n"
             "use_seedable_sampler           true         (default)\n"
@@ -68,7 +69,10 @@ TEST(Resolve, EveryFieldSaysWhereItCameFrom) {
             "autocast                       on           (default)\n"
             "project_dir                    none         (default)\n"
             "logging_dir                    none         (default)\n"
-            "log_level                      default      (default)\n");
+            "log_level                      default      (default)\n"
+            "float32_matmul_precision       unset        (default)\n"
+            "cuda_matmul_allow_tf32         unset        (default)\n"
+            "cudnn_allow_tf32               unset        (default)\n");
 }
 
 TEST(Resolve, ThePrecisionComesFromTheArgumentThenTheEnvironment) {

@@ -104,10 +104,7 @@ void Tape::keep_results() {
 bool Tape::close_segment() {
   keep_results();
   if (!open_) return true;
-  if (capture_.has_unknown_work()) {
-    pass_by("work was given to the device past LibTorch's operators");
-    return false;
-  }
+  const bool unknown = capture_.has_unknown_work();
   try {
     open_.reset();
     segments_.back().work = capture_.end();
@@ -125,7 +122,11 @@ bool Tape::close_segment() {
     if (const auto object = value.object.lock(); object.defined()) view_outside(value, *object);
   }
   launched_ = position_;
-  return true;
+  if (!unknown || state_ != State::kCapturing) return true;
+  refuse(kUnknownWork);
+  fallback_ = kUnknownWork;
+  state_ = State::kPassed;
+  return false;
 }
 
 void Tape::find_memories() {

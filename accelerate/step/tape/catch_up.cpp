@@ -154,11 +154,11 @@ void Tape::catch_up(const std::string& reason) {
   std::vector<std::pair<at::Tensor, at::Tensor>> changed;
   for (size_t i = position_; i-- > launched_;) {
     for (Leaf& leaf : entries_[i].leaves) {
-      if (leaf.before == leaf.after) continue;
       at::Tensor& gradient = leaf.parameter.mutable_grad();
-      const bool ours =
-          leaf.after.kind == Ref::Kind::kValue && gradient.unsafeGetTensorImpl() == values_[leaf.after.index].current;
-      if (!ours) changed.emplace_back(leaf.parameter, gradient);
+      const c10::TensorImpl* ours = leaf.after.kind == Ref::Kind::kValue
+                                        ? values_[leaf.after.index].current
+                                        : real_of(leaf.after, real).unsafeGetTensorImpl();
+      if (gradient.unsafeGetTensorImpl() != ours) changed.emplace_back(leaf.parameter, gradient);
       gradient = real_of(leaf.before, real);
     }
   }

@@ -29,6 +29,8 @@ bool has_hooks(torch::autograd::Node& node) {
   return !node.pre_hooks().empty() || !node.post_hooks().empty();
 }
 
+constexpr size_t kMostEntries = 100'000;
+
 /// Operators of this library have the device write into memory of the host.
 constexpr std::string_view kOwnOperators = "accelerate::";
 
@@ -152,6 +154,11 @@ Entry::Kind Recording::kind_of(const c10::OperatorHandle& op, const std::vector<
 }
 
 void Recording::on_operator(const c10::OperatorHandle& op, torch::jit::Stack& stack) {
+  if (entries_.size() >= kMostEntries) refuse("it does not come to an end: no optimizer steps, and no window closes");
+  if (!refusal_.empty()) {
+    outside_.clear();  // it is held for comparison alone
+    return op.callBoxed(stack);
+  }
   if (torch::autograd::get_current_graph_task_id() != -1) {
     refuse("autograd was not run by accelerator.backward(loss)");
   }
@@ -212,6 +219,7 @@ void Recording::find_leaves(const at::Tensor& root, std::vector<Leaf>& leaves) {
 }
 
 void Recording::on_backward(const at::Tensor& root, const PassOptions& pass, const std::function<void()>& run) {
+  if (!refusal_.empty()) return run();
   Entry entry{.kind = Entry::Kind::kBackward, .name = "backward", .mode = Mode::now(device_), .pass = pass};
   entry.root = taken(root);
   if (pass.create_graph) refuse("its gradients have a graph of their own (.create_graph)");

@@ -152,13 +152,21 @@ void Tape::begin() {
 
 bool Tape::unknown_work() { return state_ == State::kCapturing && open_ && capture_.has_unknown_work(); }
 
+/// What was captured so far has something in it that only this step can do, and does it: nothing of it runs again.
+void Tape::launch_partly(const std::string& reason) {
+  refuse(reason);
+  fallback_ = reason;
+  state_ = State::kPassed;
+  close_segment();
+}
+
 void Tape::pass_by(std::string reason) {
   refuse(reason);
   catch_up(reason);
 }
 
 void Tape::on_operator(const c10::OperatorHandle& op, torch::jit::Stack& stack) {
-  if (unknown_work()) pass_by("work was given to the device past LibTorch's operators");
+  if (unknown_work()) launch_partly(kUnknownWork);
   if (state_ != State::kCapturing && state_ != State::kReplaying) return op.callBoxed(stack);
   if (position_ == entries_.size()) {
     complete();
@@ -185,7 +193,7 @@ void Tape::on_operator(const c10::OperatorHandle& op, torch::jit::Stack& stack) 
 
 void Tape::on_backward(const at::Tensor& root, const PassOptions& pass) {
   const Unobserved own;
-  if (unknown_work()) pass_by("work was given to the device past LibTorch's operators");
+  if (unknown_work()) launch_partly(kUnknownWork);
   if (state_ != State::kCapturing && state_ != State::kReplaying) return host_.run(root, pass);
   if (position_ == entries_.size()) {
     complete();

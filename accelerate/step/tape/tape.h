@@ -33,6 +33,8 @@ class TapeHost {
 
 class TapePool;
 
+inline constexpr const char* kUnknownWork = "work was given to the device past LibTorch's operators";
+
 /// One kind of step, captured in the course of a step and repeated by later ones. The later step's operators come one
 /// after the other, are compared with what was captured, and are left out; their results are tensors that have no
 /// numbers yet. Nothing is launched before all of them have matched, up to the end or to where the host reads: so a
@@ -164,6 +166,7 @@ class Tape {
   void read(const std::function<void()>& read);
   void feed(const Entry& entry, const c10::OperatorHandle& op, torch::jit::Stack& stack);
   bool unknown_work();
+  void launch_partly(const std::string& reason);
   void pass_by(std::string reason);
   void refuse(std::string reason) {
     if (refusal_.empty()) refusal_ = std::move(reason);
@@ -186,10 +189,10 @@ class Tape {
 
   bool captured_ = false;
   State state_ = State::kIdle;
-  size_t position_ = 0;     ///< the next entry
-  size_t launched_ = 0;     ///< entries before this one have run
+  size_t position_ = 0;         ///< the next entry
+  size_t launched_ = 0;         ///< entries before this one have run
   std::shared_ptr<void> open_;  ///< while capturing a segment: the token of the host
-  bool room_made_ = false;  ///< this step
+  bool room_made_ = false;      ///< this step
   uint64_t step_ = 0;
   std::string fallback_, refusal_;
 };
