@@ -28,25 +28,35 @@ at::Tensor empty_beside(const at::Tensor& parameter) {
 
 }  // namespace
 
+bool MasterWeights::is_current(const Master& master, const at::Tensor& parameter) {
+  if (!master.values.defined() || master.seen.memory != memory_of(parameter)) return false;
+  const uint32_t writes = version_of(parameter) - master.seen.parameter;
+  // A step that the device repeats counts as a write of both.
+  return writes == 0 || writes == version_of(master.values) - master.seen.values;
+}
+
+void MasterWeights::note(Master& master) {
+  master.seen = {version_of(master.parameter), version_of(master.values), memory_of(master.parameter)};
+}
+
 void MasterWeights::adopt(const at::Tensor& parameter, const at::Tensor& values) {
   const at::NoGradGuard no_grad;
-  at::Tensor master = values.detach();
-  if (!is_beside(master, parameter)) master = empty_beside(parameter).copy_(values);
-  masters_[parameter.unsafeGetTensorImpl()] = {parameter, std::move(master), version_of(parameter),
-                                               memory_of(parameter)};
+  at::Tensor own = values.variable_data();  // with a version of its own
+  if (!is_beside(own, parameter)) own = empty_beside(parameter).copy_(values);
+  Master& master = masters_[parameter.unsafeGetTensorImpl()];
+  master = {parameter, std::move(own), {}};
+  note(master);
 }
 
 const at::Tensor& MasterWeights::of(const at::Tensor& parameter) {
-  const at::NoGradGuard no_grad;
   const auto [found, fresh] = masters_.try_emplace(parameter.unsafeGetTensorImpl());
   Master& master = found->second;
-  const bool is_current = !fresh && master.values.defined() && master.version == version_of(parameter) &&
-                          master.memory == memory_of(parameter);
-  if (is_current) return master.values;
+  if (is_current(master, parameter)) return master.values;
+  const at::NoGradGuard no_grad;
   try {
     if (!master.values.defined() || !is_beside(master.values, parameter)) {
       master.values = empty_beside(parameter).copy_(parameter.detach());
-    } else if (master.memory != memory_of(parameter)) {
+    } else if (master.seen.memory != memory_of(parameter)) {
       master.values.copy_(parameter.detach());
     } else {
       const at::Tensor rounded = master.values.to(parameter.scalar_type());
@@ -57,8 +67,7 @@ const at::Tensor& MasterWeights::of(const at::Tensor& parameter) {
     throw;
   }
   master.parameter = parameter;
-  master.version = version_of(parameter);
-  master.memory = memory_of(parameter);
+  note(master);
   return master.values;
 }
 
@@ -70,8 +79,7 @@ const at::Tensor* MasterWeights::find(const at::Tensor& parameter) const {
 void MasterWeights::written(const at::Tensor& parameter) {
   const auto found = masters_.find(parameter.unsafeGetTensorImpl());
   if (found == masters_.end()) return;
-  found->second.version = version_of(parameter);
-  found->second.memory = memory_of(parameter);
+  note(found->second);
 }
 
 int64_t MasterWeights::bytes_on(c10::Device device) const {

@@ -28,9 +28,14 @@ class MasterWeights {
   struct Master {
     at::Tensor parameter;  ///< keeps its address from being another's
     at::Tensor values;
-    uint32_t version;    ///< of the parameter when it was written last
-    const void* memory;  ///< the same
+    /// When the parameter was written last from the values.
+    struct Seen {
+      uint32_t parameter = 0, values = 0;  ///< versions
+      const void* memory = nullptr;        ///< of the parameter
+    } seen;
   };
+  static bool is_current(const Master& master, const at::Tensor& parameter);
+  static void note(Master& master);
   std::unordered_map<const void*, Master> masters_;
 };
 

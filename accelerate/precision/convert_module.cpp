@@ -31,7 +31,7 @@ class Conversion {
 
   void parameter(at::Tensor& parameter) {
     if (!policy_.param || !seen_.insert(parameter.unsafeGetTensorImpl()).second) return;
-    const at::Tensor original = parameter.detach();
+    const at::Tensor original = parameter.variable_data();
     const at::Tensor converted = in_dtype(original, *policy_.param);
     if (converted.is_same(original)) return;
     parameter.set_data(converted);
