@@ -196,7 +196,7 @@ GradientStatistics Accelerator::gradient_statistics(const Optimizer& optimizer) 
 }
 
 AutocastScope Accelerator::autocast(AutocastOptions options) const {
-  return autocast_scope(runtime().plan().precision.policy, device().type(), options);
+  return outside_scope(runtime().plan().precision.policy, device().type(), options);
 }
 AutocastScope Accelerator::autocast() const { return autocast(runtime().plan().precision.policy.autocast); }
 

@@ -11,6 +11,7 @@
 #include "accelerate/comm/collectives.h"
 #include "accelerate/comm/debug.h"
 #include "accelerate/core/error.h"
+#include "accelerate/optim/master_weights.h"
 #include "accelerate/runtime.h"
 
 namespace accelerate {
@@ -27,6 +28,14 @@ std::vector<at::Tensor> parameters_of(const internal::ModelCore& model) {
     if (seen.insert(parameter.unsafeGetTensorImpl()).second) parameters.push_back(parameter);
   }
   return parameters;
+}
+
+/// What is trained of a parameter: a master, or itself. The same on all processes.
+at::Tensor trained(internal::MasterWeights* masters, const at::Tensor& parameter) {
+  const at::ScalarType dtype = parameter.scalar_type();
+  const bool is_rounded =
+      masters != nullptr && parameter.requires_grad() && (dtype == at::kBFloat16 || dtype == at::kHalf);
+  return is_rounded ? masters->of(parameter) : parameter.detach();
 }
 
 void require_whole(const internal::ModelCore& model) {
@@ -55,6 +64,7 @@ LocalSGD::LocalSGD(Accelerator& accelerator, const std::shared_ptr<internal::Mod
   if (!options_.enabled || accelerator.num_processes() == 1) return;
   require_whole(*model);
   parameters_ = parameters_of(*model);
+  masters_ = model->masters();
   local_.emplace(std::move(local));
   if (const auto& scaler = runtime_->scaler()) parted_ = scaler->part();
 }
@@ -65,6 +75,7 @@ LocalSGD::LocalSGD(LocalSGD&& other) noexcept
       local_(std::exchange(other.local_, std::nullopt)),
       parted_(std::move(other.parted_)),
       parameters_(std::move(other.parameters_)),
+      masters_(std::move(other.masters_)),
       num_steps_(other.num_steps_),
       exceptions_(other.exceptions_),
       finished_(other.finished_) {}
@@ -107,14 +118,22 @@ void LocalSGD::average() {
     std::vector<at::Tensor> values;
     int64_t bytes = 0;
     for (size_t i = begin; i < parameters_.size(); ++i) {
-      bytes += static_cast<int64_t>(parameters_[i].nbytes());
+      const at::Tensor value = trained(masters_.get(), parameters_[i]);
+      bytes += static_cast<int64_t>(value.nbytes());
       if (i > begin && bytes > kPartBytes) break;
-      values.push_back(parameters_[i].detach());
+      values.push_back(value);
     }
     std::vector<at::Tensor*> means;
     for (at::Tensor& value : values) means.push_back(&value);
     internal::reduce_all(runtime_->group(), means, {.reduction = "mean"});
-    for (const at::Tensor& value : values) parameters_[begin++].detach().copy_(value);
+    for (const at::Tensor& value : values) {
+      const at::Tensor& parameter = parameters_[begin++];
+      const at::Tensor own = trained(masters_.get(), parameter);
+      own.copy_(value);
+      if (own.scalar_type() == parameter.scalar_type()) continue;
+      parameter.detach().copy_(own);
+      masters_->written(parameter);
+    }
   }
   if (!runtime_->scaler()) return;
   // The smallest, with which no process has lost an update.

@@ -50,6 +50,7 @@ class [[nodiscard(
   std::optional<GradientSyncScope> local_;  ///< empty: not enabled, or finished
   std::shared_ptr<void> parted_;            ///< with a scaled loss: each process has a scale of its own
   std::vector<at::Tensor> parameters_;
+  std::shared_ptr<internal::MasterWeights> masters_;  ///< which are averaged instead; null: there are none
   int64_t num_steps_ = 0;
   int exceptions_;  ///< that were on their way when it was made
   bool finished_ = false;

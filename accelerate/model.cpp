@@ -59,7 +59,7 @@ void ModelCore::run_in_precision(ForwardCall& call) {
   }
   {
     const AutocastScope autocast = autocast_scope(policy_, device_.type());
-    call.invoke();
+    policy_.param ? call.invoke_in(*policy_.param) : call.invoke();
   }
   if (policy_.output) {
     call.for_each_output([&](at::Tensor& tensor) {

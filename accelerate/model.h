@@ -6,12 +6,14 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "accelerate/core/handle.h"
 #include "accelerate/optim/loss_weights.h"
+#include "accelerate/precision/cast_argument.h"
 #include "accelerate/precision/policy.h"
 #include "accelerate/strategy/strategy.h"
 #include "accelerate/tensor/tree.h"
@@ -29,6 +31,7 @@ class SyncSchedule;
 
 namespace internal {
 
+class MasterWeights;
 class MemoryOwners;
 class StepRecorder;
 
@@ -36,6 +39,8 @@ class StepRecorder;
 class ForwardCall {
  public:
   virtual void invoke() = 0;
+  /// With floating arguments in `dtype`, as far as their types tell; the caller's tensors stay as they are.
+  virtual void invoke_in(at::ScalarType dtype) = 0;
   /// Of the arguments, as far as their types tell.
   virtual void for_each_input(TensorVisitor visit) = 0;
   /// After `invoke`.
@@ -93,6 +98,9 @@ class ModelCore {
   /// Who is asked when a call finds no memory left.
   void explain_memory(const std::shared_ptr<MemoryOwners>& owners) { memory_ = owners; }
   std::shared_ptr<MemoryOwners> memory() const { return memory_.lock(); }
+  /// Of its parameters; null: they are what is trained.
+  const std::shared_ptr<MasterWeights>& masters() const { return masters_; }
+  void know_masters(const std::shared_ptr<MasterWeights>& masters) { masters_ = masters; }
   /// The Accelerator it was prepared by.
   const SyncSchedule* owner() const { return sync_.get(); }
 
@@ -113,6 +121,7 @@ class ModelCore {
   std::shared_ptr<const SyncSchedule> sync_;
   ParameterTable table_;
   std::weak_ptr<MemoryOwners> memory_;
+  std::shared_ptr<MasterWeights> masters_;
   int64_t ranks_;
   LossWeights loss_weights_;
   std::vector<Forced> forced_;  ///< by the guards that are alive
@@ -123,58 +132,67 @@ class ModelCore {
   std::shared_ptr<StepRecorder> steps_;  ///< null: nothing is captured
 };
 
-template <class Result, class F, class Inputs>
+template <class Result, class F, class... Args>
 class TypedCall final : public ForwardCall {
+  static constexpr bool kReturns = !std::is_void_v<Result>;
+
  public:
-  TypedCall(F& function, Inputs& inputs) : function_(function), inputs_(inputs) {}
-  void invoke() override { result_.emplace(function_()); }
-  void for_each_input(TensorVisitor visit) override { inputs_(visit); }
-  void for_each_output(TensorVisitor visit) override { for_each_tensor(*result_, visit); }
-  Result take() { return std::move(*result_); }
+  explicit TypedCall(F& function, Args&&... args) : function_(function), args_(std::forward<Args>(args)...) {}
 
- private:
-  F& function_;
-  Inputs& inputs_;
-  std::optional<Result> result_;
-};
-
-template <class F, class Inputs>
-class TypedCall<void, F, Inputs> final : public ForwardCall {
- public:
-  TypedCall(F& function, Inputs& inputs) : function_(function), inputs_(inputs) {}
-  void invoke() override { function_(); }
-  void for_each_input(TensorVisitor visit) override { inputs_(visit); }
-  void for_each_output(TensorVisitor) override {}
-  void take() {}
-
- private:
-  F& function_;
-  Inputs& inputs_;
-};
-
-/// The tensors of `arguments`; what cannot be looked into is passed over.
-template <class... Args>
-auto inputs_of(Args&... arguments) {
-  return [&](TensorVisitor visit) {
+  void invoke() override {
+    std::apply(
+        [&](auto&... given) {
+          if constexpr (kReturns) {
+            result_.emplace(function_(std::forward<Args>(given)...));
+          } else {
+            function_(std::forward<Args>(given)...);
+          }
+        },
+        args_);
+  }
+  void invoke_in(at::ScalarType dtype) override {
+    std::apply(
+        [&](auto&... given) {
+          if constexpr (kReturns) {
+            result_.emplace(function_(CastArgument<Args>(given, dtype).get()...));
+          } else {
+            function_(CastArgument<Args>(given, dtype).get()...);
+          }
+        },
+        args_);
+  }
+  /// What cannot be looked into is passed over.
+  void for_each_input(TensorVisitor visit) override {
     const auto look = [&]<class T>(T& argument) {
       if constexpr (Flattenable<T>) {
         for_each_tensor(const_cast<std::remove_const_t<T>&>(argument), visit);  // only looked at
       }
     };
-    (look(arguments), ...);
-  };
-}
+    std::apply([&](auto&... given) { (look(given), ...); }, args_);
+  }
+  void for_each_output(TensorVisitor visit) override {
+    if constexpr (kReturns) for_each_tensor(*result_, visit);
+  }
+  Result take() {
+    if constexpr (kReturns) return std::move(*result_);
+  }
 
-template <class F, class Inputs>
-auto run_typed(ModelCore& core, F function, Inputs inputs) {
-  using Result = std::remove_cvref_t<decltype(function())>;
+ private:
+  F& function_;
+  std::tuple<Args&&...> args_;
+  std::optional<std::conditional_t<kReturns, Result, char>> result_;
+};
+
+template <class F, class... Args>
+auto run_typed(ModelCore& core, F function, Args&&... args) {
+  using Result = std::remove_cvref_t<decltype(function(std::forward<Args>(args)...))>;
   if constexpr (!std::is_void_v<Result>) {
     static_assert(
         Flattenable<Result>,
         "accelerate: the library has to find the tensors in what forward() returns and cannot. Return a tensor, tuple, "
         "vector, map, optional or aggregate struct, or specialise accelerate::Flatten<YourType>.");
   }
-  TypedCall<Result, F, Inputs> call(function, inputs);
+  TypedCall<Result, F, Args...> call(function, std::forward<Args>(args)...);
   core.run(call);
   return call.take();
 }
@@ -198,10 +216,11 @@ class [[nodiscard("keep the guard: `auto local = accelerator.no_sync(model);`")]
 };
 
 /// A prepared model: a handle beside the user's module, which is neither wrapped nor renamed. Copies share everything.
-/// Calls take what `M::forward` takes and return what it returns, in the model's precision. A
-/// `Model<torch::nn::Module>`, for callers that know no more of a module (language bindings), has no `forward`: `call`
-/// takes a function of the module. After `free_memory` calls run plain, and the emptied handle throws UsageError.
-/// Source: what `Accelerator.prepare_model` returns.
+/// Calls take what `M::forward` takes and return what it returns, in the model's precision. Where that has parameters
+/// of 16 bits, floating tensors among the arguments are converted on the way in; those that a function captures are
+/// not. A `Model<torch::nn::Module>`, for callers that know no more of a module (language bindings), has no `forward`:
+/// `call` takes a function of the module. After `free_memory` calls run plain, and the emptied handle throws
+/// UsageError. Source: what `Accelerator.prepare_model` returns.
 template <class M>
 class Model {
  public:
@@ -217,8 +236,11 @@ class Model {
                     "model.call([&](torch::nn::Module& module) { return ...; }).");
     } else {
       return internal::run_typed(
-          *core(), [&]() -> decltype(auto) { return module_->forward(std::forward<Args>(args)...); },
-          internal::inputs_of(args...));
+          *core(),
+          [&]<class... Given>(Given&&... given) -> decltype(auto) {
+            return module_->forward(std::forward<Given>(given)...);
+          },
+          std::forward<Args>(args)...);
     }
   }
 
@@ -228,8 +250,11 @@ class Model {
   requires std::invocable<Method, M&, Args...>
   auto call(Method method, Args&&... args) const {
     return internal::run_typed(
-        *core(), [&]() -> decltype(auto) { return std::invoke(method, *module_, std::forward<Args>(args)...); },
-        internal::inputs_of(args...));
+        *core(),
+        [&]<class... Given>(Given&&... given) -> decltype(auto) {
+          return std::invoke(method, *module_, std::forward<Given>(given)...);
+        },
+        std::forward<Args>(args)...);
   }
 
   M* operator->() const { return ptr().get(); }

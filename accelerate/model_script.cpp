@@ -93,7 +93,8 @@ bool is_same_module(const std::shared_ptr<torch::nn::Module>& a, const std::shar
 
 c10::IValue Model<torch::jit::Module>::run(const std::string& method, std::vector<c10::IValue> inputs) const {
   return internal::run_typed(
-      *core(), [&] { return ptr()->get_method(method)(inputs); }, internal::inputs_of());
+      *core(), [&](std::vector<c10::IValue> given) { return ptr()->get_method(method)(std::move(given)); },
+      std::move(inputs));
 }
 
 }  // namespace accelerate

@@ -45,6 +45,13 @@ Sourced<PrecisionEntry> resolve_precision(const AcceleratorOptions& options, con
                        .expected = "one of " + known.names(),
                        .remedy = "Set AcceleratorOptions::mixed_precision or " + std::string(kVariable)});
   }
+  if (const auto why = contradiction(entry->policy)) {
+    throw ConfigError({.place = "mixed_precision",
+                       .what = std::string("The precision contradicts itself: ") + *why,
+                       .got = "\"" + name.value + "\" (" + name.source + ")",
+                       .expected = "a PrecisionPolicy whose fields go together",
+                       .remedy = "Change what .extensions.precisions hands in"});
+  }
   if (const auto refusal = entry->refusal(device)) {
     std::string others;
     for (const PrecisionEntry& other : known.all()) {

@@ -8,9 +8,11 @@
 #include <optional>
 
 #include "accelerate/comm/random_state.h"
+#include "accelerate/optim/master_weights.h"
 #include "accelerate/optim/move_state.h"
 #include "accelerate/optim/scheduler_ranks.h"
 #include "accelerate/optim/update.h"
+#include "accelerate/precision/convert_module.h"
 
 namespace accelerate::internal {
 namespace {
@@ -54,10 +56,19 @@ class Build {
     }
     // Nobody shares a model that is only evaluated.
     const Group ranks = item.options.evaluation_mode ? Group() : context_.group;
-    item.prepared = std::make_shared<ModelCore>(item.module, device, plan.precision.policy,
-                                                plan.strategy.make(plan.strategy_options), ranks, context_.sync,
-                                                context_.log, context_.steps);
+    PrecisionPolicy policy = plan.precision.policy;
+    policy.master_weights = policy.master_weights && !item.options.evaluation_mode;
+    auto rounded = convert_module(*item.module, policy);
+    try {
+      item.prepared =
+          std::make_shared<ModelCore>(item.module, device, policy, plan.strategy.make(plan.strategy_options), ranks,
+                                      context_.sync, context_.log, context_.steps);
+    } catch (...) {
+      for (RoundedParameter& one : rounded) one.parameter.set_data(one.original);
+      throw;
+    }
     item.prepared->explain_memory(context_.memory);
+    if (policy.master_weights) keep_masters(*item.prepared, rounded, ranks);
     all_.models.push_back(item.prepared);
     if (item.options.evaluation_mode) all_.evaluated.push_back(item.prepared.get());
   }
@@ -71,7 +82,13 @@ class Build {
       item.prepared = std::make_shared<OptimizerCore>(item.optimizer, context_.sync,
                                                       hooks_of(*item.optimizer, all_.models, context_), item.set_mode,
                                                       context_.scaler);
-      if (context_.steps) item.prepared->update_with({.counters = Counters::kOnDevice});
+      const PrecisionPolicy& policy = context_.plan.precision.policy;
+      if (policy.param) widen_state(*item.optimizer, *policy.param);
+      item.prepared->update_with(
+          {.counters = context_.steps ? Counters::kOnDevice : Counters::kWithParameters,
+           .masters = policy.master_weights ? Masters::kFloat32 : Masters::kNone,
+           .weights = policy.master_weights ? masters() : nullptr,
+           .rounding_seed = policy.stochastic_rounding ? std::optional(common_seed()) : std::nullopt});
       all_.optimizers.push_back(item.prepared);
     }
     last_optimizer_ = item.prepared;
@@ -137,6 +154,27 @@ class Build {
   }
 
  private:
+  const std::shared_ptr<MasterWeights>& masters() {
+    if (all_.masters == nullptr) all_.masters = std::make_shared<MasterWeights>();
+    return all_.masters;
+  }
+
+  /// Those of frozen layers would be memory for nothing. The strategy has made what is rounded equal on all ranks.
+  void keep_masters(ModelCore& model, std::vector<RoundedParameter>& rounded, const Group& ranks) {
+    std::erase_if(rounded, [](const RoundedParameter& one) { return !one.parameter.requires_grad(); });
+    for (RoundedParameter& one : rounded) {
+      if (ranks.size() > 1) {
+        one.original = one.original.contiguous();
+        ranks.broadcast(one.original).wait();
+      }
+      masters()->adopt(one.parameter, one.original);
+    }
+    model.know_masters(masters());
+  }
+
+  /// Replicas have to round alike.
+  int64_t common_seed() const { return static_cast<int64_t>(draw_common_seed(context_.group)); }
+
   bool places(std::optional<bool> asked) const { return asked.value_or(context_.plan.setup.device_placement); }
 
   /// Brings the random states together that `rng_types` names; empty where there are none. The loader's own follows

@@ -29,6 +29,7 @@ struct PreparedObjects {
   std::vector<std::weak_ptr<OptimizerCore>> optimizers;
   std::vector<Loader> loaders;
   std::vector<Schedule> schedulers;
+  std::shared_ptr<MasterWeights> masters;           ///< of all models; null: the precision has none
   std::vector<std::weak_ptr<LoaderCore>> released;  ///< loaders that were prepared before `free_memory`
 };
 
@@ -53,6 +54,9 @@ void place_items(std::span<PrepareItem> items, const PrepareOptions& options);
 /// Throws UsageError for the first item that cannot be prepared; changes nothing.
 void check_items(std::span<const PrepareItem> items, const PreparedObjects& prepared, const SyncSchedule& sync,
                  const Group& ranks);
+
+/// Throws UsageError for an optimizer that cannot step in this precision; changes nothing.
+void require_updatable(std::span<const PrepareItem> items, const PrecisionEntry& precision);
 
 /// Parameters that an optimizer may have, and those it may not since nothing keeps them equal on all ranks.
 struct KnownParameters {

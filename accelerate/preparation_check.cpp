@@ -1,4 +1,5 @@
 #include <torch/nn/module.h>
+#include <torch/optim/lbfgs.h>
 #include <torch/optim/optimizer.h>
 
 #include <algorithm>
@@ -221,6 +222,21 @@ void require_known(const char* place, const torch::optim::OptimizerParamGroup& g
                       .expected = "parameters of models given in this call or before",
                       .remedy = "Give the model to prepare() together with its optimizer; register a free tensor as a "
                                 "parameter of a module"});
+  }
+}
+
+void require_updatable(std::span<const PrepareItem> items, const PrecisionEntry& precision) {
+  if (!precision.policy.master_weights && !precision.policy.stochastic_rounding) return;
+  for (const PrepareItem& item : items) {
+    const auto* optimizer = std::get_if<OptimizerItem>(&item);
+    if (optimizer == nullptr || dynamic_cast<torch::optim::LBFGS*>(optimizer->optimizer.get()) == nullptr) continue;
+    throw UsageError({.place = "prepare",
+                      .what =
+                          "The optimizer compares losses at points that lie nearer to each other than parameters of "
+                          "16 bits can",
+                      .got = "torch::optim::LBFGS with .mixed_precision = \"" + precision.name + "\"",
+                      .expected = "an optimizer that takes one gradient a step",
+                      .remedy = "Leave .mixed_precision out, or choose one that leaves parameters in float32"});
   }
 }
 

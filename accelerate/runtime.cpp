@@ -166,6 +166,7 @@ void Runtime::prepare(std::span<PrepareItem> items) {
   throw_kept_error();
   require_no_open_join("prepare");
   check_items(items, prepared_, *sync_, group_);
+  require_updatable(items, plan_.precision);
   const PreparationContext context{.plan = plan_,
                                    .group = group_,
                                    .log = log_,

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "accelerate/optim/master_weights.h"
 #include "accelerate/optim/move_state.h"
 #include "accelerate/tensor/memory_bytes.h"
 
@@ -38,7 +39,7 @@ int64_t states_of(const PreparedObjects& prepared, c10::Device device) {
       for (const at::Tensor* tensor : tensors_of_state(*entry.second)) count.add(*tensor);
     }
   }
-  return count.bytes();
+  return count.bytes() + (prepared.masters ? prepared.masters->bytes_on(device) : 0);
 }
 
 int64_t buckets_of(const PreparedObjects& prepared) {
@@ -71,8 +72,8 @@ std::shared_ptr<MemoryOwners> owners_of(const PreparedObjects& prepared, const P
   owners->set_setting([&plan, &sync] {
     return MemorySetting{.gradient_accumulation_steps = sync->num_steps(),
                          .first_micro_step = sync->is_first_of_window(),
-                         .narrow = plan.precision.policy.compute.has_value() &&
-                                   c10::elementSize(*plan.precision.policy.compute) < c10::elementSize(at::kFloat)};
+                         .narrow = plan.precision.policy.low().has_value() &&
+                                   c10::elementSize(*plan.precision.policy.low()) < c10::elementSize(at::kFloat)};
   });
   return owners;
 }

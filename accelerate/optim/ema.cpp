@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "accelerate/core/error.h"
+#include "accelerate/optim/master_weights.h"
 #include "accelerate/tensor/memory_bytes.h"
 #include "accelerate/tensor/memory_owners.h"
 
@@ -85,7 +86,8 @@ double ema_decay(const EmaOptions& options, int64_t step) {
 
 class EmaCore {
  public:
-  EmaCore(const std::vector<ParameterTable>& tables, EmaOptions options) : options_(options) {
+  EmaCore(const std::vector<ParameterTable>& tables, EmaOptions options, std::shared_ptr<MasterWeights> masters)
+      : options_(options), masters_(std::move(masters)) {
     check(options_);
     const PlainTensors plain;
     n_averaged_ = at::zeros({}, at::kLong);
@@ -95,8 +97,9 @@ class EmaCore {
       for (const ParameterRow& row : tables[i]) {
         if (row.buffer && !options_.use_buffers) continue;
         if (!averaged(row.tensor) || !seen.insert(row.tensor.unsafeGetTensorImpl()).second) continue;
-        const at::Tensor copy = row.tensor.detach().to(average_dtype(row.tensor.scalar_type()), /*non_blocking=*/false,
-                                                       /*copy=*/true);
+        const at::Tensor copy = followed(row.tensor)
+                                    .to(average_dtype(row.tensor.scalar_type()), /*non_blocking=*/false,
+                                        /*copy=*/true);
         entries_.push_back({{prefix + row.name, row.global_shape, row.held, copy}, row.tensor, {}});
       }
     }
@@ -195,19 +198,25 @@ class EmaCore {
   /// What one for-each kernel takes.
   struct Kind {
     std::vector<at::Tensor> averages, weights;
-    bool takes(const Entry& entry) const {
+    bool takes(const at::Tensor& weight) const {
       const at::Tensor& other = weights.front();
-      return other.device() == entry.weight.device() && other.scalar_type() == entry.weight.scalar_type();
+      return other.device() == weight.device() && other.scalar_type() == weight.scalar_type();
     }
   };
+
+  /// What the optimizer trains.
+  at::Tensor followed(const at::Tensor& weight) const {
+    return masters_ && masters_->find(weight) != nullptr ? masters_->of(weight) : weight.detach();
+  }
 
   std::vector<Kind> kinds() const {
     std::vector<Kind> kinds;
     for (const Entry& entry : entries_) {
-      auto kind = std::find_if(kinds.begin(), kinds.end(), [&](const Kind& other) { return other.takes(entry); });
+      const at::Tensor weight = followed(entry.weight);
+      auto kind = std::find_if(kinds.begin(), kinds.end(), [&](const Kind& other) { return other.takes(weight); });
       if (kind == kinds.end()) kind = kinds.emplace(kinds.end());
       kind->averages.push_back(entry.average.local);
-      kind->weights.push_back(entry.weight.detach());
+      kind->weights.push_back(weight);
     }
     return kinds;
   }
@@ -233,7 +242,8 @@ class EmaCore {
   }
 
   EmaOptions options_;
-  at::Tensor n_averaged_;  ///< on the CPU; a tensor, so that loading can fill it
+  std::shared_ptr<MasterWeights> masters_;  ///< null: the weights are what is trained
+  at::Tensor n_averaged_;                   ///< on the CPU; a tensor, so that loading can fill it
   std::vector<Entry> entries_;
   double decay_ = 0;
   bool applied_ = false;
@@ -252,8 +262,9 @@ EmaWeights::~EmaWeights() {
   if (core_) core_->restore();
 }
 
-Ema::Ema(const std::vector<ParameterTable>& tables, EmaOptions options)
-    : core_(std::make_shared<internal::EmaCore>(tables, options)) {}
+Ema::Ema(const std::vector<ParameterTable>& tables, EmaOptions options) : Ema(tables, options, nullptr) {}
+Ema::Ema(const std::vector<ParameterTable>& tables, EmaOptions options, Masters masters)
+    : core_(std::make_shared<internal::EmaCore>(tables, options, std::move(masters))) {}
 Ema::~Ema() = default;
 Ema::Ema(Ema&&) noexcept = default;
 Ema& Ema::operator=(Ema&&) noexcept = default;

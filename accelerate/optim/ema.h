@@ -40,6 +40,7 @@ namespace internal {
 double ema_decay(const EmaOptions& options, int64_t step);
 
 class EmaCore;
+class MasterWeights;
 class MemoryOwners;
 
 }  // namespace internal
@@ -64,21 +65,21 @@ class [[nodiscard("keep the guard: `auto weights = ema.apply();`")]] EmaWeights 
 ///   ...
 ///   auto weights = ema.apply();          // until the end of this block the model has the averages
 ///
-/// It starts with the weights that the model has. Averages are of the weights' dtype, float32 for narrower ones; tied
-/// weights have one. They lie where the weights lie and follow them when the model is moved. Whole numbers (parameters
-/// and buffers) are not averaged: they stay the model's own. Nothing is exchanged between processes: where their
-/// weights are equal, so are their averages. Where a process trains on its own, in `LocalSGD`, under `no_sync` or in
-/// `join_uneven_inputs`, the averages are its own, too: with LocalSGD call `update` after `local.step()`.
-/// The state is `n_averaged`, the number of updates, and `module.<key>` for each average (`module.<i>.<key>` with
-/// several models), the names of Python's `AveragedModel`; the options are not part of it.
-/// Not for use by two threads at once.
+/// It starts with the weights that the model has, or with the float32 masters that those are rounded from, which it
+/// then follows. Averages are of the weights' dtype, float32 for narrower ones; tied weights have one. They lie where
+/// the weights lie and follow them when the model is moved. Whole numbers (parameters and buffers) are not averaged:
+/// they stay the model's own. Nothing is exchanged between processes: where their weights are equal, so are their
+/// averages. Where a process trains on its own, in `LocalSGD`, under `no_sync` or in `join_uneven_inputs`, the averages
+/// are its own, too: with LocalSGD call `update` after `local.step()`. The state is `n_averaged`, the number of
+/// updates, and `module.<key>` for each average (`module.<i>.<key>` with several models), the names of Python's
+/// `AveragedModel`; the options are not part of it. Not for use by two threads at once.
 class Ema final : public Stateful {
  public:
   /// Of a prepared model. Throws ConfigError for options out of their ranges, UsageError for a model without weights.
   template <class Model>
   requires requires(const Model& model) { model.core()->table(); }
   explicit Ema(const Model& model, EmaOptions options = {})
-      : Ema(std::vector<ParameterTable>{model.core()->table()}, options) {
+      : Ema(std::vector<ParameterTable>{model.core()->table()}, options, masters_of(model)) {
     if constexpr (requires { model.core()->memory(); }) count_in(model.core()->memory());
   }
   /// Of several, in one state: `Ema ema(std::tie(generator, encoder))`.
@@ -86,7 +87,7 @@ class Ema final : public Stateful {
   explicit Ema(const std::tuple<Models...>& models, EmaOptions options = {})
       : Ema(std::apply([](const auto&... model) { return std::vector<ParameterTable>{model.core()->table()...}; },
                        models),
-            options) {
+            options, masters_of(std::get<0>(models))) {
     if constexpr (requires { std::get<0>(models).core()->memory(); }) count_in(std::get<0>(models).core()->memory());
   }
   Ema(const std::vector<ParameterTable>& tables, EmaOptions options);
@@ -115,6 +116,16 @@ class Ema final : public Stateful {
   void load(StateReader& reader) override;
 
  private:
+  using Masters = std::shared_ptr<internal::MasterWeights>;
+  Ema(const std::vector<ParameterTable>& tables, EmaOptions options, Masters masters);
+  template <class Model>
+  static Masters masters_of(const Model& model) {
+    if constexpr (requires { model.core()->masters(); }) {
+      return model.core()->masters();
+    } else {
+      return nullptr;
+    }
+  }
   /// For the error that says who has the device's memory; null: nobody asks.
   void count_in(const std::shared_ptr<internal::MemoryOwners>& owners) const;
   std::shared_ptr<internal::EmaCore> core_;

@@ -22,7 +22,7 @@ struct Lists {
 
 class FusedAdagrad final : public FusedUpdate {
  public:
-  explicit FusedAdagrad(torch::optim::Optimizer& optimizer) : FusedUpdate(optimizer, {}) {}
+  using FusedUpdate::FusedUpdate;
   std::string_view name() const override { return "fused adagrad"; }
 
  private:
@@ -85,8 +85,8 @@ class FusedAdagrad final : public FusedUpdate {
 
 }  // namespace
 
-std::unique_ptr<Update> make_fused_adagrad(torch::optim::Optimizer& optimizer) {
-  return std::make_unique<FusedAdagrad>(optimizer);
+std::unique_ptr<Update> make_fused_adagrad(torch::optim::Optimizer& optimizer, UpdateOptions options) {
+  return std::make_unique<FusedAdagrad>(optimizer, std::move(options));
 }
 
 }  // namespace accelerate::internal

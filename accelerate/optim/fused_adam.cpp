@@ -35,6 +35,8 @@ struct Scalars {
 /// Tensors of one kernel call, element i of each list belonging together.
 struct Lists {
   std::vector<at::Tensor> parameters, copies, gradients, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps;
+  /// The model's own.
+  const std::vector<at::Tensor>& own() const { return copies.empty() ? parameters : copies; }
 };
 
 void run(AdamW, Lists& l, const Scalars& s) {
@@ -69,7 +71,7 @@ class FusedAdam final : public FusedUpdate {
   void make_states(torch::optim::OptimizerParamGroup& group) override {
     const bool amsgrad = static_cast<const Options&>(group.options()).amsgrad();
     for (const at::Tensor& parameter : group.params()) {
-      if (parameter.grad().defined()) state_of(parameter, updated(parameter), amsgrad);
+      if (parameter.grad().defined()) state_of(parameter, amsgrad);
     }
   }
 
@@ -89,7 +91,7 @@ class FusedAdam final : public FusedUpdate {
     for (const at::Tensor& parameter : group.options.params()) {
       if (!parameter.grad().defined()) continue;
       const at::Tensor& updated = this->updated(parameter);
-      State& state = state_of(parameter, updated, scalars.amsgrad);
+      State& state = state_of(parameter, scalars.amsgrad);
       state.step(state.step() + 1);  // now, since a parameter may be listed twice
       Call& call = calls[{state.step(), kind_of(parameter)}];
       call.parameter = parameter;
@@ -127,12 +129,12 @@ class FusedAdam final : public FusedUpdate {
   void run_on_device(const Group& group, const Lists& lists, const Scalars& s, int64_t count) {
     const c10::Device device = lists.parameters.front().device();
     const at::Tensor updates = counts().of(count - 1, device);
-    kernels::fused_adam({lists.parameters, lists.gradients, lists.copies},
+    kernels::fused_adam({lists.parameters, lists.gradients, lists.copies, draws_for(lists.own().front())},
                         {lists.exp_avgs, lists.exp_avg_sqs, lists.max_exp_avg_sqs}, {updates, rate_of(group, device)},
                         {s.beta1, s.beta2, s.weight_decay, s.eps, Which::kDecay}, verdict());
     counts().counted_on(updates);
     if (!verdict().skip.defined()) return;
-    for (const at::Tensor& parameter : lists.copies.empty() ? lists.parameters : lists.copies) {
+    for (const at::Tensor& parameter : lists.own()) {
       stepped_.emplace_back(parameter.unsafeGetTensorImpl(), count);
     }
   }
@@ -148,19 +150,19 @@ class FusedAdam final : public FusedUpdate {
     stepped_.clear();
   }
 
-  State& state_of(const at::Tensor& parameter, const at::Tensor& updated, bool amsgrad) {
+  State& state_of(const at::Tensor& parameter, bool amsgrad) {
     auto& states = optimizer_.state();
     auto found = states.find(parameter.unsafeGetTensorImpl());
     if (found == states.end()) {
       auto fresh = std::make_unique<State>();
       fresh->step(0);
-      fresh->exp_avg(at::zeros_like(updated, at::MemoryFormat::Preserve));
-      fresh->exp_avg_sq(at::zeros_like(updated, at::MemoryFormat::Preserve));
+      fresh->exp_avg(zero_state(parameter));
+      fresh->exp_avg_sq(zero_state(parameter));
       found = states.emplace(parameter.unsafeGetTensorImpl(), std::move(fresh)).first;
     }
     State& state = static_cast<State&>(*found->second);
     if (amsgrad && !state.max_exp_avg_sq().defined()) {
-      state.max_exp_avg_sq(at::zeros_like(updated, at::MemoryFormat::Preserve));
+      state.max_exp_avg_sq(zero_state(parameter));
     }
     return state;
   }

@@ -15,13 +15,18 @@ namespace {
 /// Tensors of one call, element i of each list belonging together.
 struct Lists {
   std::vector<at::Tensor> parameters, copies, gradients, averages;
+  /// The model's own.
+  const std::vector<at::Tensor>& own() const { return copies.empty() ? parameters : copies; }
 };
 
 /// LibTorch has no kernel for it: wherever parameters are, ours does it.
 class FusedLion final : public FusedUpdate {
  public:
-  FusedLion(torch::optim::Optimizer& optimizer, Masters masters)
-      : FusedUpdate(optimizer, {.counters = Counters::kOnDevice, .masters = masters}) {}
+  FusedLion(torch::optim::Optimizer& optimizer, UpdateOptions options)
+      : FusedUpdate(optimizer, {.counters = Counters::kOnDevice,
+                                .masters = options.masters,
+                                .weights = std::move(options.weights),
+                                .rounding_seed = options.rounding_seed}) {}
   std::string_view name() const override { return "fused lion"; }
 
  private:
@@ -42,22 +47,22 @@ class FusedLion final : public FusedUpdate {
       lists.parameters.push_back(updated);
       if (!updated.is_same(parameter)) lists.copies.push_back(parameter);
       lists.gradients.push_back(parameter.grad());
-      lists.averages.push_back(average_of(parameter, updated));
+      lists.averages.push_back(average_of(parameter));
     }
     for (auto& [kind, lists] : calls) {
-      kernels::fused_lion({lists.parameters, lists.gradients, lists.copies}, lists.averages,
-                          rate_of(group, lists.parameters.front().device()), {beta1, beta2, options.weight_decay()},
-                          verdict());
+      kernels::fused_lion({lists.parameters, lists.gradients, lists.copies, draws_for(lists.own().front())},
+                          lists.averages, rate_of(group, lists.parameters.front().device()),
+                          {beta1, beta2, options.weight_decay()}, verdict());
     }
   }
 
   /// Beginning with 0 is the same whether or not the first update is left out.
-  at::Tensor average_of(const at::Tensor& parameter, const at::Tensor& updated) {
+  at::Tensor average_of(const at::Tensor& parameter) {
     auto& states = optimizer_.state();
     auto found = states.find(parameter.unsafeGetTensorImpl());
     if (found == states.end()) {
       auto fresh = std::make_unique<LionParamState>();
-      fresh->exp_avg(at::zeros_like(updated, at::MemoryFormat::Preserve));
+      fresh->exp_avg(zero_state(parameter));
       found = states.emplace(parameter.unsafeGetTensorImpl(), std::move(fresh)).first;
     }
     return static_cast<LionParamState&>(*found->second).exp_avg();
@@ -67,7 +72,7 @@ class FusedLion final : public FusedUpdate {
 }  // namespace
 
 std::unique_ptr<Update> make_fused_lion(torch::optim::Optimizer& optimizer, UpdateOptions options) {
-  return std::make_unique<FusedLion>(optimizer, options.masters);
+  return std::make_unique<FusedLion>(optimizer, std::move(options));
 }
 
 }  // namespace accelerate::internal

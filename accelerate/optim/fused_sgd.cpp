@@ -57,7 +57,7 @@ class FusedSgd final : public FusedUpdate {
           buffer = state->momentum_buffer();
         } else {
           at::Tensor& fresh = started[parameter.unsafeGetTensorImpl()];
-          if (!fresh.defined()) fresh = at::empty_like(updated, at::MemoryFormat::Preserve);
+          if (!fresh.defined()) fresh = empty_state(parameter);
           buffer = fresh;
         }
       }
@@ -92,7 +92,8 @@ class FusedSgd final : public FusedUpdate {
     if (options.momentum() != 0 && options.dampening() != 0) {
       clock.updates = first ? at::zeros({}, at::TensorOptions(at::kLong).device(device)) : counts().of(1, device);
     }
-    kernels::fused_sgd({lists.parameters, lists.gradients, lists.copies}, lists.momentum_buffers, clock,
+    kernels::fused_sgd({lists.parameters, lists.gradients, lists.copies, draws_for(lists.own().front())},
+                       lists.momentum_buffers, clock,
                        {options.momentum(), options.dampening(), options.weight_decay(),
                         options.nesterov() ? kernels::Momentum::kNesterov : kernels::Momentum::kPlain},
                        verdict());

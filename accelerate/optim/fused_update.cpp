@@ -70,14 +70,29 @@ const at::Tensor& FusedUpdate::rate_of(const Group& group, c10::Device device) {
 void FusedUpdate::step_if(const Verdict& verdict) {
   const at::NoGradGuard no_grad;
   counts_.begin_update();
+  if (!has_operator() && wide_.has_some(optimizer_)) {
+    if (verdict.factor.defined() || verdict.skip.defined()) Update::step_if(verdict);
+    // LibTorch's kernel, on parameters that are of float32 meanwhile.
+    wide_.run(optimizer_, [this] { step_all({}); });
+    return;
+  }
+  step_all(verdict);
+}
+
+void FusedUpdate::step_all(const Verdict& verdict) {
   start_state();
   if (!takes_everything()) {
     if (verdict.factor.defined() || verdict.skip.defined()) Update::step_if(verdict);
-    optimizer_.step();
+    wide_.run(optimizer_, [this] { optimizer_.step(); });
     return;
   }
   // Of all groups first: where memory runs out, nothing has been updated or counted.
-  for (auto& group : optimizer_.param_groups()) make_states(group);
+  for (auto& group : optimizer_.param_groups()) {
+    for (const at::Tensor& parameter : group.params()) {
+      if (parameter.grad().defined()) updated(parameter);
+    }
+    make_states(group);
+  }
   verdict_ = verdict;
   try {
     for (size_t i = 0; i < optimizer_.param_groups().size(); ++i) {
@@ -87,9 +102,7 @@ void FusedUpdate::step_if(const Verdict& verdict) {
       for (const at::Tensor& parameter : group.params()) {
         if (!parameter.grad().defined()) continue;
         parameter.unsafeGetTensorImpl()->bump_version();
-        const auto master = masters_.find(parameter.unsafeGetTensorImpl());
-        if (master == masters_.end()) continue;
-        master->second.version = parameter.unsafeGetTensorImpl()->version_counter().current_version();
+        if (has_master(parameter)) wide_.masters().written(parameter);
       }
     }
   } catch (...) {
@@ -100,27 +113,11 @@ void FusedUpdate::step_if(const Verdict& verdict) {
   verdict_ = {};
 }
 
-const at::Tensor& FusedUpdate::updated(const at::Tensor& parameter) {
-  if (!has_master(parameter)) return parameter;
-  const uint32_t version = parameter.unsafeGetTensorImpl()->version_counter().current_version();
-  Master& master = masters_[parameter.unsafeGetTensorImpl()];
-  if (!master.tensor.defined()) {
-    master.tensor = at::empty_like(parameter, parameter.options().dtype(at::kFloat), at::MemoryFormat::Preserve);
-  } else if (master.version == version && master.memory == parameter.const_data_ptr()) {
-    return master.tensor;
-  }
-  if (!fits(parameter, master.tensor, at::kFloat)) {
-    master.tensor = at::empty_like(parameter, parameter.options().dtype(at::kFloat), at::MemoryFormat::Preserve);
-  }
-  master.tensor.copy_(parameter.detach());
-  master.version = version;
-  master.memory = parameter.const_data_ptr();
-  return master.tensor;
-}
+const at::Tensor* FusedUpdate::master_of(const at::Tensor& parameter) const { return wide_.master_of(parameter); }
 
-const at::Tensor* FusedUpdate::master_of(const at::Tensor& parameter) const {
-  const auto found = masters_.find(parameter.unsafeGetTensorImpl());
-  return found == masters_.end() ? nullptr : &found->second.tensor;
+at::Tensor FusedUpdate::empty_state(const at::Tensor& parameter) const {
+  const auto options = parameter.options().dtype(state_dtype(parameter)).requires_grad(false);
+  return at::empty_like(parameter, options, at::MemoryFormat::Preserve);
 }
 
 void FusedUpdate::take_back() {

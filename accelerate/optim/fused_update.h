@@ -5,10 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <tuple>
-#include <unordered_map>
+#include <utility>
 
 #include "accelerate/optim/device_counters.h"
 #include "accelerate/optim/update.h"
+#include "accelerate/optim/wide_parameters.h"
 
 namespace torch::optim {
 class OptimizerParamGroup;
@@ -20,7 +21,8 @@ namespace accelerate::internal {
 /// memory, so every tensor is looked at first: a step is either fused for all parameters or the optimizer's own.
 class FusedUpdate : public Update {
  public:
-  FusedUpdate(torch::optim::Optimizer& optimizer, UpdateOptions options) : optimizer_(optimizer), options_(options) {}
+  FusedUpdate(torch::optim::Optimizer& optimizer, UpdateOptions options)
+      : optimizer_(optimizer), options_(std::move(options)), wide_(options_) {}
   void step() final { step_if({}); }
   bool takes_verdict(c10::Device device) const final;
   void step_if(const Verdict& verdict) final;
@@ -62,21 +64,28 @@ class FusedUpdate : public Update {
   }
   /// The same of state, which is of float32 where the parameter has a master.
   bool fits_state(const at::Tensor& parameter, const at::Tensor& state) const {
-    return fits(parameter, state, has_master(parameter) ? at::kFloat : parameter.scalar_type());
+    return fits(parameter, state, state_dtype(parameter));
   }
+  /// Of state that a kernel writes before it reads it.
+  at::Tensor empty_state(const at::Tensor& parameter) const;
+  at::Tensor zero_state(const at::Tensor& parameter) const { return empty_state(parameter).zero_(); }
 
-  bool has_master(const at::Tensor& parameter) const {
-    const at::ScalarType dtype = parameter.scalar_type();
-    return options_.masters == Masters::kFloat32 && has_operator() && (dtype == at::kBFloat16 || dtype == at::kHalf);
+  bool has_master(const at::Tensor& parameter) const { return has_operator() && wide_.has_master(parameter); }
+  bool is_rounded(const at::Tensor& parameter) const { return has_operator() && wide_.is_rounded(parameter); }
+  /// What the kernel updates: the parameter, or its master, which follows when somebody else has changed the parameter.
+  const at::Tensor& updated(const at::Tensor& parameter) {
+    return has_master(parameter) ? wide_.masters().of(parameter) : parameter;
   }
-  /// What the kernel updates: the parameter, or its master, which is made anew when somebody else has changed the
-  /// parameter.
-  const at::Tensor& updated(const at::Tensor& parameter);
+  /// By which parameters like this one are rounded stochastically; undefined: they are not.
+  at::Tensor draws_for(const at::Tensor& parameter) {
+    return is_rounded(parameter) ? wide_.draws_on(parameter.device()) : at::Tensor();
+  }
 
   /// Whether what this parameter's kernel reads of rates and counts is on its device.
   bool on_device(const at::Tensor& parameter) const {
-    return has_operator() && (parameter.is_cuda() || options_.counters == Counters::kOnDevice ||
-                              has_master(parameter) || library_is_wrong(parameter.scalar_type()));
+    return has_operator() &&
+           (parameter.is_cuda() || options_.counters == Counters::kOnDevice || has_master(parameter) ||
+            is_rounded(parameter) || library_is_wrong(parameter.scalar_type()));
   }
   const at::Tensor& rate_of(const Group& group, c10::Device device);
   DeviceCounts& counts() { return counts_; }
@@ -86,18 +95,15 @@ class FusedUpdate : public Update {
 
  private:
   bool takes_everything() const;
+  void step_all(const Verdict& verdict);
 
+  at::ScalarType state_dtype(const at::Tensor& parameter) const {
+    return has_master(parameter) || is_rounded(parameter) ? at::kFloat : parameter.scalar_type();
+  }
   static bool fits(const at::Tensor& parameter, const at::Tensor& other, at::ScalarType dtype);
 
-  /// Of the parameter as it was when it was written last.
-  struct Master {
-    at::Tensor tensor;
-    uint32_t version;
-    const void* memory;
-  };
-
   UpdateOptions options_;
-  std::unordered_map<const void*, Master> masters_;
+  WideParameters wide_;
   DeviceRates rates_;
   DeviceCounts counts_;
   Verdict verdict_;

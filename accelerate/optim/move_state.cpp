@@ -53,4 +53,19 @@ void move_state(torch::optim::Optimizer& optimizer) {
   }
 }
 
+void widen_state(torch::optim::Optimizer& optimizer, at::ScalarType param) {
+  auto& states = optimizer.state();
+  for (const auto& group : optimizer.param_groups()) {
+    for (const at::Tensor& parameter : group.params()) {
+      const auto found = states.find(parameter.unsafeGetTensorImpl());
+      if (found == states.end() || parameter.scalar_type() != param) continue;
+      for (at::Tensor* tensor : tensors_of_state(*found->second)) {
+        if (!tensor->defined()) continue;
+        const at::ScalarType dtype = tensor->scalar_type();
+        if (dtype == at::kBFloat16 || dtype == at::kHalf) *tensor = tensor->to(at::kFloat);
+      }
+    }
+  }
+}
+
 }  // namespace accelerate::internal

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/ScalarType.h>
 
 #include <vector>
 
@@ -17,5 +18,9 @@ std::vector<at::Tensor*> tensors_of_state(torch::optim::OptimizerParamState& sta
 /// Moves the state that `optimizer` has already, having stepped or made its state when it was built, to where its
 /// parameters are. State of types that are not LibTorch's own stays where it is.
 void move_state(torch::optim::Optimizer& optimizer);
+
+/// State of 16 bits that `optimizer` has already becomes float32 where its parameter is of `param`: it is updated in
+/// float32 from now on.
+void widen_state(torch::optim::Optimizer& optimizer, at::ScalarType param);
 
 }  // namespace accelerate::internal

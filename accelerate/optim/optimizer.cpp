@@ -32,6 +32,7 @@ OptimizerCore::OptimizerCore(std::shared_ptr<torch::optim::Optimizer> inner, std
       sync_(std::move(sync)),
       hooks_(std::move(hooks)),
       set_mode_(set_mode),
+      update_options_(std::make_unique<const UpdateOptions>()),
       update_(make_update(*inner_)),
       scaled_(scaler ? ScaledGradients::of(scaler, *inner_) : nullptr),
       type_(type_of(*inner_)) {}
@@ -155,7 +156,10 @@ void OptimizerCore::record(const StepResult& result) {
 void OptimizerCore::update_with(const UpdateOptions& options) {
   resolve();
   update_ = make_update(*inner_, options);
+  update_options_ = std::make_unique<const UpdateOptions>(options);
 }
+
+UpdateOptions OptimizerCore::update_options() const { return *update_options_; }
 
 const at::Tensor* OptimizerCore::master_of(const at::Tensor& parameter) const { return update_->master_of(parameter); }
 

@@ -84,6 +84,7 @@ class OptimizerCore {
   void when_resolved(std::function<void(bool skipped)> follow);
   /// From the next step on. Masters begin with the parameters as they are.
   void update_with(const UpdateOptions& options);
+  UpdateOptions update_options() const;
   /// The float32 that a parameter is the rounded copy of; null: it has none, or none yet.
   const at::Tensor* master_of(const at::Tensor& parameter) const;
 
@@ -116,6 +117,7 @@ class OptimizerCore {
   std::shared_ptr<SyncSchedule> sync_;
   OptimizerHooks hooks_;
   SetOptimizerMode set_mode_;
+  std::unique_ptr<const UpdateOptions> update_options_;
   std::unique_ptr<Update> update_;
   std::shared_ptr<ScaledGradients> scaled_;   ///< null: losses are not scaled
   std::type_index type_;                      ///< of *inner_, when this was built

@@ -8,9 +8,11 @@
 
 #include <string>
 #include <typeinfo>
+#include <utility>
 
 #include "accelerate/core/error.h"
 #include "accelerate/optim/lion.h"
+#include "accelerate/optim/wide_parameters.h"
 
 namespace accelerate::internal {
 namespace {
@@ -24,6 +26,22 @@ class StockUpdate : public Update {
 
  private:
   torch::optim::Optimizer& optimizer_;
+};
+
+/// The loss is computed once, with the model's own parameters, before the step sees wide ones.
+class WideStockUpdate final : public Update {
+ public:
+  WideStockUpdate(torch::optim::Optimizer& optimizer, UpdateOptions options)
+      : optimizer_(optimizer), wide_(std::move(options)) {}
+  void step() override {
+    wide_.run(optimizer_, [this] { optimizer_.step(); });
+  }
+  std::string_view name() const override { return "stock in float32"; }
+  const at::Tensor* master_of(const at::Tensor& parameter) const override { return wide_.master_of(parameter); }
+
+ private:
+  torch::optim::Optimizer& optimizer_;
+  WideParameters wide_;
 };
 
 /// Each step asks for the loss and the gradients at several points.
@@ -58,12 +76,13 @@ void Update::step_if(const Verdict&) {
 
 std::unique_ptr<Update> make_update(torch::optim::Optimizer& optimizer, UpdateOptions options) {
   const std::type_info& type = typeid(optimizer);
-  if (type == typeid(torch::optim::AdamW)) return make_fused_adamw(optimizer, options);
-  if (type == typeid(torch::optim::Adam)) return make_fused_adam(optimizer, options);
-  if (type == typeid(torch::optim::SGD)) return make_fused_sgd(optimizer, options);
-  if (type == typeid(Lion)) return make_fused_lion(optimizer, options);
-  if (type == typeid(torch::optim::Adagrad)) return make_fused_adagrad(optimizer);
+  if (type == typeid(torch::optim::AdamW)) return make_fused_adamw(optimizer, std::move(options));
+  if (type == typeid(torch::optim::Adam)) return make_fused_adam(optimizer, std::move(options));
+  if (type == typeid(torch::optim::SGD)) return make_fused_sgd(optimizer, std::move(options));
+  if (type == typeid(Lion)) return make_fused_lion(optimizer, std::move(options));
+  if (type == typeid(torch::optim::Adagrad)) return make_fused_adagrad(optimizer, std::move(options));
   if (dynamic_cast<torch::optim::LBFGS*>(&optimizer) != nullptr) return std::make_unique<ClosureUpdate>(optimizer);
+  if (WideParameters::are_wanted(options)) return std::make_unique<WideStockUpdate>(optimizer, std::move(options));
   return std::make_unique<StockUpdate>(optimizer);
 }
 

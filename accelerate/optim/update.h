@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string_view>
 
 namespace torch::optim {
@@ -11,6 +12,8 @@ class Optimizer;
 }
 
 namespace accelerate::internal {
+
+class MasterWeights;
 
 /// Computes the gradients anew and returns the loss.
 using LossClosure = std::function<at::Tensor()>;
@@ -57,22 +60,27 @@ enum class Counters {
 /// Whether parameters of 16 bits are updated in float32, of which they are the rounded copies.
 enum class Masters {
   kNone,
-  kFloat32,  ///< state is float32, too; for AdamW, Adam, SGD and Lion
+  kFloat32,  ///< state is float32, too
 };
 
 struct UpdateOptions {
   Counters counters = Counters::kWithParameters;
   Masters masters = Masters::kNone;
+  std::shared_ptr<MasterWeights> weights = {};  ///< where the masters are; null: nobody else asks for them
+  /// Parameters of bfloat16 without masters are rounded stochastically, with numbers that follow from this seed; state
+  /// is float32, too.
+  std::optional<int64_t> rounding_seed = {};
 };
 
 /// Fused for exactly `AdamW`, `Adam`, `SGD`, `Adagrad` and `Lion` (a subclass may have changed the arithmetic), else
-/// the stock step. `LBFGS` throws UsageError for a step without a closure. The optimizer is borrowed.
+/// the stock step, which sees float32 parameters and gradients where there are masters or parameters are rounded
+/// stochastically. `LBFGS` throws UsageError for a step without a closure. The optimizer is borrowed.
 std::unique_ptr<Update> make_update(torch::optim::Optimizer& optimizer, UpdateOptions options = {});
 
 std::unique_ptr<Update> make_fused_adamw(torch::optim::Optimizer& optimizer, UpdateOptions options);
 std::unique_ptr<Update> make_fused_adam(torch::optim::Optimizer& optimizer, UpdateOptions options);
 std::unique_ptr<Update> make_fused_sgd(torch::optim::Optimizer& optimizer, UpdateOptions options);
 std::unique_ptr<Update> make_fused_lion(torch::optim::Optimizer& optimizer, UpdateOptions options);
-std::unique_ptr<Update> make_fused_adagrad(torch::optim::Optimizer& optimizer);
+std::unique_ptr<Update> make_fused_adagrad(torch::optim::Optimizer& optimizer, UpdateOptions options);
 
 }  // namespace accelerate::internal

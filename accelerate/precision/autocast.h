@@ -31,14 +31,23 @@ class [[nodiscard("keep the guard: `auto scope = accelerator.autocast();`")]] Au
   std::optional<Saved> saved_;
 };
 
-/// The scope of a policy's compute dtype; one that changes nothing for a policy without.
+/// The scope of a policy's compute dtype; one that changes nothing for a policy without. Parameters of 16 bits are
+/// computed with as they are, whatever is switched on around the call.
 inline AutocastScope autocast_scope(const PrecisionPolicy& policy, c10::DeviceType device,
                                     const AutocastOptions& options) {
+  if (policy.param) return AutocastScope(device, std::nullopt);
   if (!policy.compute) return AutocastScope();
   return AutocastScope(device, options.enabled ? policy.compute : std::nullopt, options.cache_enabled);
 }
 inline AutocastScope autocast_scope(const PrecisionPolicy& policy, c10::DeviceType device) {
   return autocast_scope(policy, device, policy.autocast);
+}
+
+/// The same for code outside a model call: beside parameters of 16 bits, too, autocast makes operands fit each other.
+inline AutocastScope outside_scope(const PrecisionPolicy& policy, c10::DeviceType device,
+                                   const AutocastOptions& options) {
+  if (!policy.low()) return AutocastScope();
+  return AutocastScope(device, options.enabled ? policy.low() : std::nullopt, options.cache_enabled);
 }
 
 }  // namespace accelerate

@@ -35,7 +35,7 @@ TEST(PrecisionFolder, NamesAreTheFilesOfTheFolder) {
 
 TEST(PrecisionFolder, OneOfThemKeepsEveryDtypeAndRunsOnTheCpu) {
   const auto plain = [](const PrecisionEntry& entry) {
-    return !entry.policy.compute && !entry.policy.output && !entry.refusal(at::Device(at::kCPU));
+    return !entry.policy.low() && !entry.policy.output && !entry.refusal(at::Device(at::kCPU));
   };
   const auto all = entries();
   EXPECT_EQ(std::count_if(all.begin(), all.end(), plain), 1);
@@ -61,8 +61,9 @@ TEST_P(PrecisionContract, ARefusalGivesItsReasonThroughTheAccelerator) {
 
 TEST_P(PrecisionContract, DtypesAreFloatingAndAComputeDtypeHasAnOutputDtype) {
   const auto& policy = GetParam().policy;
-  if (policy.compute) {
-    EXPECT_TRUE(at::isFloatingType(*policy.compute));
+  EXPECT_FALSE(accelerate::contradiction(policy));
+  if (policy.low()) {
+    EXPECT_TRUE(at::isFloatingType(*policy.low()));
     EXPECT_TRUE(policy.output.has_value()) << "low-precision outputs would reach the loss";
   }
   if (policy.output) {
@@ -71,7 +72,7 @@ TEST_P(PrecisionContract, DtypesAreFloatingAndAComputeDtypeHasAnOutputDtype) {
   }
 }
 
-TEST_P(PrecisionContract, ATrainingStepKeepsParametersAndReturnsTheOutputDtype) {
+TEST_P(PrecisionContract, ATrainingStepHasParametersAndOutputsOfItsDtypes) {
   if (!runs_here()) GTEST_SKIP() << *GetParam().refusal(at::Device(at::kCPU));
   Accelerator accelerator({.mixed_precision = GetParam().name});
   torch::manual_seed(1);
@@ -88,8 +89,8 @@ TEST_P(PrecisionContract, ATrainingStepKeepsParametersAndReturnsTheOutputDtype) 
     (step == 0 ? first : last) = loss.item<double>();
     accelerator.backward(loss);
     for (const auto& parameter : net->parameters()) {
-      EXPECT_EQ(parameter.scalar_type(), torch::kFloat);
-      EXPECT_EQ(parameter.grad().scalar_type(), torch::kFloat);
+      EXPECT_EQ(parameter.scalar_type(), GetParam().policy.param.value_or(at::kFloat));
+      EXPECT_EQ(parameter.grad().scalar_type(), GetParam().policy.param.value_or(at::kFloat));
     }
     optimizer.step();
     optimizer.zero_grad();
@@ -103,10 +104,13 @@ TEST_P(PrecisionContract, InsideAModelCallMatrixProductsHaveTheComputeDtype) {
   torch::nn::Linear net(4, 4);
   auto model = accelerator.prepare(net);
   at::ScalarType inside = at::kInt;
-  model.call([&](torch::nn::LinearImpl& linear) { inside = linear.forward(torch::ones({2, 4})).scalar_type(); });
-  EXPECT_EQ(inside, GetParam().policy.compute.value_or(at::kFloat));
+  const auto x = torch::ones({2, 4});
+  model.call(
+      [&](torch::nn::LinearImpl& linear, const at::Tensor& given) { inside = linear.forward(given).scalar_type(); }, x);
+  EXPECT_EQ(inside, GetParam().policy.low().value_or(at::kFloat));
+  EXPECT_EQ(x.scalar_type(), torch::kFloat) << "the caller's own";
   auto guard = accelerator.autocast();
-  EXPECT_EQ(net(torch::ones({2, 4})).scalar_type(), GetParam().policy.compute.value_or(at::kFloat));
+  EXPECT_EQ(net(x).scalar_type(), GetParam().policy.low().value_or(at::kFloat));
 }
 
 INSTANTIATE_TEST_SUITE_P(Registered, PrecisionContract, testing::ValuesIn(entries()),

@@ -15,7 +15,9 @@ at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels) {
 }
 
 void use_captured_kernels(const accelerate::Optimizer& optimizer) {
-  optimizer.core()->update_with({.counters = accelerate::internal::Counters::kOnDevice});
+  auto options = optimizer.core()->update_options();
+  options.counters = accelerate::internal::Counters::kOnDevice;
+  optimizer.core()->update_with(options);
 }
 
 void page(Body& b) {

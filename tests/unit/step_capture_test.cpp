@@ -75,6 +75,16 @@ TEST_F(StepCapture, AutocastConvertsTheWeightsOfEachStep) {
   expect_all_replayed(expect_same({.mixed_precision = "bf16"}, page));
 }
 
+// Masters, and the state of what rounds by chance, are the same tensors in every step.
+TEST_F(StepCapture, ParametersOf16BitsAreUpdatedAsWithout) {
+  for (const char* precision : {"bf16_master", "bf16_stochastic"}) {
+    SCOPED_TRACE(precision);
+    expect_all_replayed(expect_same({.mixed_precision = precision}, page));
+    expect_all_replayed(expect_same({.dropout = 0.3, .norm = true, .mixed_precision = precision}, page));
+    expect_all_replayed(expect_same({.accumulate = 3, .steps = 48, .mixed_precision = precision}, page), 3);
+  }
+}
+
 TEST_F(StepCapture, AnEvaluationInBetweenIsNoStep) {
   expect_all_replayed(expect_same({.dropout = 0.3}, [](Body& b) {
     if (b.step % 7 == 6) {

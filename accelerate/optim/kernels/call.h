@@ -12,6 +12,7 @@ enum class Number { kFloat, kDouble, kHalf, kBFloat16 };
 struct Call {
   Number number;         ///< of parameters and state
   Number gradients;      ///< the same; or 16 bits beside float32, then each parameter has a copy of that number
+                         ///< or is of it itself and rounded stochastically
   int64_t tensors;       ///< how many
   const int64_t* sizes;  ///< elements of each
   void* const* arrays;   ///< parameter, gradient, state, copy of each, one tensor after the other
@@ -20,6 +21,7 @@ struct Call {
   double* progress;     ///< room for two numbers between the kernels of a call
   const float* factor;  ///< of the gradients, which are written back
   const float* skip;    ///< not 0: only gradients change
+  int64_t* draws;       ///< stochastic rounding: a seed, and how often was drawn, counted on; null: to nearest
 };
 
 /// Tensors times one number; nothing at all if that is 1.

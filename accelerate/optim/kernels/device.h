@@ -18,6 +18,7 @@ struct DeviceKernels {
   void (*sgd)(const Sgd<0>&, const Call&, c10::Device);
   void (*momentum)(const Sgd<1>&, const Call&, c10::Device);
   void (*lion)(const Lion&, const Call&, c10::Device);
+  void (*assign)(const Assign&, const Call&, c10::Device);
   void (*scale)(const ScaleCall&, c10::Device);
   void (*norm)(const NormCall&, c10::Device);
   /// Counts `number` on and writes it with 1 or 0 for skipped into `outcomes`, host memory that the device reaches.

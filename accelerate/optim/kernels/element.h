@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
+#include <cstring>
 
 // The arithmetic of one element, for the CPU and for CUDA. Sums of products are written as fused multiply-adds, so that
 // no compiler is left to choose: both devices round alike. Of one element `x`, x[0] is the parameter, x[1] the
@@ -13,6 +15,42 @@
 #endif
 
 namespace accelerate::internal::kernels {
+
+struct RandomWords {
+  uint32_t words[4];
+};
+
+/// Philox4x32-10: the same numbers for the same place, whoever computes them, in whatever order.
+/// Source: "Parallel Random Numbers: As Easy as 1, 2, 3" (Salmon et al., 2011); `at::Philox4_32`.
+ACCELERATE_HOST_DEVICE inline RandomWords random_words(uint64_t seed, uint64_t place, uint64_t draw) {
+  uint32_t c0 = static_cast<uint32_t>(draw), c1 = static_cast<uint32_t>(draw >> 32);
+  uint32_t c2 = static_cast<uint32_t>(place), c3 = static_cast<uint32_t>(place >> 32);
+  uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t a = uint64_t{0xD2511F53} * c0, b = uint64_t{0xCD9E8D57} * c2;
+    c0 = static_cast<uint32_t>(b >> 32) ^ c1 ^ key0;
+    c1 = static_cast<uint32_t>(b);
+    c2 = static_cast<uint32_t>(a >> 32) ^ c3 ^ key1;
+    c3 = static_cast<uint32_t>(a);
+    key0 += 0x9E3779B9;
+    key1 += 0xBB67AE85;
+  }
+  return {{c0, c1, c2, c3}};
+}
+
+/// Four elements of a tensor share the words of one place.
+ACCELERATE_HOST_DEVICE inline uint64_t random_place(int64_t tensor, int64_t element) {
+  return static_cast<uint64_t>(tensor) << 40 | static_cast<uint64_t>(element >> 2);
+}
+
+/// The bits of the bfloat16 below or above `value`; the nearer one is the likelier. A bfloat16 is itself, a NaN stays
+/// one. 16 bits of `word` decide.
+ACCELERATE_HOST_DEVICE inline uint16_t rounded_by_chance(float value, uint32_t word) {
+  if (value != value) return 0x7FC0;
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return static_cast<uint16_t>((bits + (word & 0xFFFF)) >> 16);
+}
 
 /// What follows from the count of updates, in float64 whatever the parameters are.
 struct Progress {
@@ -141,6 +179,23 @@ struct Lion {
   ACCELERATE_HOST_DEVICE Element<T> with(double lr, const Progress&) const {
     return {static_cast<T>(lr),    static_cast<T>(beta1),     static_cast<T>(1 - beta1),
             static_cast<T>(beta2), static_cast<T>(1 - beta2), static_cast<T>(1 - lr * weight_decay)};
+  }
+};
+
+/// No update at all: the parameter becomes its state.
+struct Assign {
+  static constexpr int kArrays = 3;
+
+  ACCELERATE_HOST_DEVICE Progress progress(double) const { return {}; }
+
+  template <class T>
+  struct Element {
+    ACCELERATE_HOST_DEVICE void operator()(T* x) const { x[0] = x[2]; }
+  };
+
+  template <class T>
+  ACCELERATE_HOST_DEVICE Element<T> with(double, const Progress&) const {
+    return {};
   }
 };
 

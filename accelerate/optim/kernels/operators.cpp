@@ -64,10 +64,10 @@ bool same_layout(const at::Tensor& a, const at::Tensor& b) {
 }
 
 /// Checks the lists and gathers what they point to: parameters, gradients and state of one dtype; with copies of the
-/// parameters these and the gradients are of another one.
+/// parameters these and the gradients are of another one. Where parameters are rounded stochastically, they are, too.
 class Arrays {
  public:
-  explicit Arrays(at::ArrayRef<at::TensorList> lists, at::TensorList copies = {}) {
+  explicit Arrays(at::ArrayRef<at::TensorList> lists, at::TensorList copies = {}, const OptionalTensor& draws = {}) {
     std::vector<at::TensorList> all = lists.vec();
     if (!copies.empty()) all.push_back(copies);
     const at::TensorList parameters = all.front();
@@ -84,13 +84,24 @@ class Arrays {
                   "accelerate: copies of ", gradients_, " of parameters of ", dtype_,
                   ", expected 16 bits of float parameters");
     }
+    const bool is_rounded = draws && draws->defined();
+    if (is_rounded) {
+      TORCH_CHECK(dtype_ == at::kBFloat16 && copies.empty(), "accelerate: parameters of ", dtype_,
+                  copies.empty() ? "" : " with copies", " cannot be rounded stochastically; bfloat16 can");
+      TORCH_CHECK(draws->scalar_type() == at::kLong && draws->numel() == 2 && draws->is_contiguous() &&
+                      draws->device() == device_,
+                  "accelerate: draws are ", draws->numel(), " of ", draws->scalar_type(), " on ", draws->device(),
+                  ", expected a seed and a count of int64 on ", device_);
+      dtype_ = at::kFloat;
+      draws_ = draws->mutable_data_ptr<int64_t>();
+    }
     for (size_t t = 0; t < parameters.size(); ++t) {
       TORCH_CHECK(parameters[t].layout() == at::kStrided && parameters[t].is_non_overlapping_and_dense(),
                   "accelerate: parameter ", t, " has gaps or overlaps");
       sizes_.push_back(parameters[t].numel());
       for (size_t l = 0; l < all.size(); ++l) {
         const at::Tensor& one = all[l][t];
-        const bool is_low = !copies.empty() && (l == 1 || l + 1 == all.size());
+        const bool is_low = (!copies.empty() && (l == 1 || l + 1 == all.size())) || (is_rounded && (l == 0 || l == 1));
         TORCH_CHECK(one.layout() == at::kStrided && one.device() == device_ &&
                         one.scalar_type() == (is_low ? gradients_ : dtype_) && same_layout(parameters[t], one),
                     "accelerate: a tensor of ", one.scalar_type(), ' ', one.sizes(), " on ", one.device(),
@@ -134,28 +145,31 @@ class Arrays {
             .updates = number_in<int64_t>(updates, device_, "updates"),
             .progress = nullptr,
             .factor = number_in<float>(factor, device_, "grad_factor"),
-            .skip = number_in<float>(skip, device_, "found_inf")};
+            .skip = number_in<float>(skip, device_, "found_inf"),
+            .draws = draws_};
   }
 
  private:
   c10::Device device_ = c10::kCPU;
   at::ScalarType dtype_ = at::kFloat;
   at::ScalarType gradients_ = at::kFloat;
+  int64_t* draws_ = nullptr;
   std::vector<int64_t> sizes_;
   std::vector<void*> arrays_;
 };
 
 void adam(Decay decay, at::TensorList parameters, at::TensorList gradients, at::TensorList first, at::TensorList second,
           at::TensorList largest, at::TensorList copies, const at::Tensor& updates, const at::Tensor& lr, double beta1,
-          double beta2, double weight_decay, double eps, const OptionalTensor& factor, const OptionalTensor& skip) {
+          double beta2, double weight_decay, double eps, const OptionalTensor& factor, const OptionalTensor& skip,
+          const OptionalTensor& draws) {
   TORCH_CHECK(updates.defined(), "accelerate: an update without a count");
   if (largest.empty()) {
-    const Arrays arrays({parameters, gradients, first, second}, copies);
+    const Arrays arrays({parameters, gradients, first, second}, copies, draws);
     if (arrays.empty()) return;
     kernels_of(arrays.device())
         .adam({beta1, beta2, weight_decay, eps, decay}, arrays.call(updates, lr, factor, skip), arrays.device());
   } else {
-    const Arrays arrays({parameters, gradients, first, second, largest}, copies);
+    const Arrays arrays({parameters, gradients, first, second, largest}, copies, draws);
     if (arrays.empty()) return;
     kernels_of(arrays.device())
         .amsgrad({beta1, beta2, weight_decay, eps, decay}, arrays.call(updates, lr, factor, skip), arrays.device());
@@ -166,22 +180,23 @@ template <Decay kDecay>
 void adam_operator(at::TensorList parameters, at::TensorList gradients, at::TensorList first, at::TensorList second,
                    at::TensorList largest, at::TensorList copies, const at::Tensor& updates, const at::Tensor& lr,
                    double beta1, double beta2, double weight_decay, double eps, const OptionalTensor& factor,
-                   const OptionalTensor& skip) {
+                   const OptionalTensor& skip, const OptionalTensor& draws) {
   adam(kDecay, parameters, gradients, first, second, largest, copies, updates, lr, beta1, beta2, weight_decay, eps,
-       factor, skip);
+       factor, skip, draws);
 }
 
 void sgd_operator(at::TensorList parameters, at::TensorList gradients, at::TensorList buffers, at::TensorList copies,
                   const OptionalTensor& updates, const at::Tensor& lr, double momentum, double dampening,
-                  double weight_decay, bool nesterov, const OptionalTensor& factor, const OptionalTensor& skip) {
+                  double weight_decay, bool nesterov, const OptionalTensor& factor, const OptionalTensor& skip,
+                  const OptionalTensor& draws) {
   const Momentum kind = nesterov ? Momentum::kNesterov : Momentum::kPlain;
   if (buffers.empty()) {
-    const Arrays arrays({parameters, gradients}, copies);
+    const Arrays arrays({parameters, gradients}, copies, draws);
     if (arrays.empty()) return;
     kernels_of(arrays.device())
         .sgd({momentum, dampening, weight_decay, kind}, arrays.call(updates, lr, factor, skip), arrays.device());
   } else {
-    const Arrays arrays({parameters, gradients, buffers}, copies);
+    const Arrays arrays({parameters, gradients, buffers}, copies, draws);
     if (arrays.empty()) return;
     kernels_of(arrays.device())
         .momentum({momentum, dampening, weight_decay, kind}, arrays.call(updates, lr, factor, skip), arrays.device());
@@ -190,19 +205,26 @@ void sgd_operator(at::TensorList parameters, at::TensorList gradients, at::Tenso
 
 void lion_operator(at::TensorList parameters, at::TensorList gradients, at::TensorList averages, at::TensorList copies,
                    const at::Tensor& lr, double beta1, double beta2, double weight_decay, const OptionalTensor& factor,
-                   const OptionalTensor& skip) {
-  const Arrays arrays({parameters, gradients, averages}, copies);
+                   const OptionalTensor& skip, const OptionalTensor& draws) {
+  const Arrays arrays({parameters, gradients, averages}, copies, draws);
   if (arrays.empty()) return;
   kernels_of(arrays.device()).lion({beta1, beta2, weight_decay}, arrays.call({}, lr, factor, skip), arrays.device());
 }
 
+void round_operator(at::TensorList parameters, at::TensorList values, const at::Tensor& draws) {
+  const Arrays arrays({parameters, parameters, values}, {}, draws);
+  if (arrays.empty()) return;
+  const at::Tensor rate = at::zeros({}, at::TensorOptions(at::kDouble).device(arrays.device()));
+  kernels_of(arrays.device()).assign({}, arrays.call({}, rate, {}, {}), arrays.device());
+}
+
 void scale_operator(at::TensorList tensors, const at::Tensor& factor) {
-  const Arrays arrays({tensors});
+  const Arrays arrays(at::ArrayRef<at::TensorList>{tensors});
   if (!arrays.empty()) kernels_of(arrays.device()).scale(arrays.scale_call(factor), arrays.device());
 }
 
 std::tuple<at::Tensor, at::Tensor> norm_operator(at::TensorList gradients, const OptionalTensor& factor) {
-  const Arrays arrays({gradients});
+  const Arrays arrays(at::ArrayRef<at::TensorList>{gradients});
   TORCH_CHECK(!arrays.empty(), "accelerate: the norm of no gradients");
   const auto on = at::TensorOptions(arrays.device());
   const at::Tensor norm =
@@ -250,13 +272,14 @@ class Library {
            "(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] momentum_buffers, "
            "Tensor(d!)[] param_copies, Tensor(e!)? updates, Tensor lr, "
            "float momentum, float dampening, float weight_decay, bool nesterov, Tensor? grad_factor, "
-           "Tensor? found_inf) -> ()",
+           "Tensor? found_inf, Tensor(z!)? rounding_draws) -> ()",
            sgd_operator);
     define("fused_lion_",
            "(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor(d!)[] param_copies, "
            "Tensor lr, float beta1, float beta2, "
-           "float weight_decay, Tensor? grad_factor, Tensor? found_inf) -> ()",
+           "float weight_decay, Tensor? grad_factor, Tensor? found_inf, Tensor(z!)? rounding_draws) -> ()",
            lion_operator);
+    define("round_stochastically_", "(Tensor(a!)[] params, Tensor[] values, Tensor(b!) draws) -> ()", round_operator);
     define("scale_", "(Tensor(a!)[] tensors, Tensor factor) -> ()", scale_operator);
     define("gradient_norm", "(Tensor[] grads, Tensor? grad_factor) -> (Tensor norm, Tensor found_inf)", norm_operator);
     define("publish_update_", "(Tensor(a!) number, Tensor(b!) outcomes, Tensor? found_inf) -> ()", publish_operator);
@@ -268,7 +291,7 @@ class Library {
       "(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor(d!)[] exp_avg_sqs, "
       "Tensor(e!)[] max_exp_avg_sqs, Tensor(f!)[] param_copies, Tensor(g!) updates, Tensor lr, float beta1, float "
       "beta2, float weight_decay, "
-      "float eps, Tensor? grad_factor, Tensor? found_inf) -> ()";
+      "float eps, Tensor? grad_factor, Tensor? found_inf, Tensor(z!)? rounding_draws) -> ()";
 
   template <class Function>
   void define(const char* name, const std::string& arguments, Function* function) {
@@ -303,7 +326,7 @@ void fused_adam(const Lists& lists, const Moments& moments, const Clock& clock, 
   (numbers.decay == Decay::kDecoupled ? decoupled : coupled)
       .call(lists.parameters, lists.gradients, moments.first, moments.second, moments.largest, lists.copies,
             clock.updates, clock.lr, numbers.beta1, numbers.beta2, numbers.weight_decay, numbers.eps,
-            given(verdict.factor), given(verdict.skip));
+            given(verdict.factor), given(verdict.skip), given(lists.draws));
 }
 
 void fused_sgd(const Lists& lists, at::TensorList buffers, const Clock& clock, const Sgd<1>& numbers,
@@ -311,14 +334,19 @@ void fused_sgd(const Lists& lists, at::TensorList buffers, const Clock& clock, c
   static const auto found = find<decltype(sgd_operator)>("accelerate::fused_sgd_");
   found.call(lists.parameters, lists.gradients, buffers, lists.copies, given(clock.updates), clock.lr, numbers.momentum,
              numbers.dampening, numbers.weight_decay, numbers.kind == Momentum::kNesterov, given(verdict.factor),
-             given(verdict.skip));
+             given(verdict.skip), given(lists.draws));
 }
 
 void fused_lion(const Lists& lists, at::TensorList averages, const at::Tensor& lr, const Lion& numbers,
                 const Verdict& verdict) {
   static const auto found = find<decltype(lion_operator)>("accelerate::fused_lion_");
   found.call(lists.parameters, lists.gradients, averages, lists.copies, lr, numbers.beta1, numbers.beta2,
-             numbers.weight_decay, given(verdict.factor), given(verdict.skip));
+             numbers.weight_decay, given(verdict.factor), given(verdict.skip), given(lists.draws));
+}
+
+void round_stochastically(at::TensorList parameters, at::TensorList values, const at::Tensor& draws) {
+  static const auto found = find<decltype(round_operator)>("accelerate::round_stochastically_");
+  found.call(parameters, values, draws);
 }
 
 void scale(at::TensorList tensors, const at::Tensor& factor) {

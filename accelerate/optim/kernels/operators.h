@@ -22,6 +22,10 @@ struct Lists {
   /// Empty, or of bfloat16 or float16, as the gradients then are: the model's own parameters, written from
   /// `parameters`, which are of float32 as the state is.
   at::TensorList copies = {};
+  /// Undefined, or without copies: int64, a seed and a count of draws, counted on. Parameters and gradients are of
+  /// bfloat16, the state is of float32, and parameters are rounded stochastically, with numbers that follow from these
+  /// two alone: replicas with equal draws stay equal.
+  at::Tensor draws = {};
 };
 
 /// `lr`: float64, one element. `updates`: int64, one element; the updates of these parameters so far, counted on.
@@ -45,6 +49,9 @@ void fused_sgd(const Lists& lists, at::TensorList buffers, const Clock& clock, c
                const Verdict& verdict);
 void fused_lion(const Lists& lists, at::TensorList averages, const at::Tensor& lr, const Lion& numbers,
                 const Verdict& verdict);
+
+/// Makes `parameters`, of bfloat16, what `values`, of float32, are rounded to stochastically; `draws` as in `Lists`.
+void round_stochastically(at::TensorList parameters, at::TensorList values, const at::Tensor& draws);
 
 /// Multiplies tensors of one device and dtype, dense, by `factor` (float32, one element) in place: one pass, none if it
 /// is 1, of which the host knows nothing.

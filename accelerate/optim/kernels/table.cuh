@@ -10,7 +10,7 @@
 namespace accelerate::internal::kernels {
 
 constexpr int kThreads = 256;
-constexpr int kTensors = 96;  ///< of one launch, whose arguments are less than 6 KiB
+constexpr int kTensors = 96;  ///< of one launch, whose arguments are less than 7 KiB
 
 /// Block b works on one chunk of the tensor t with first_block[t] <= b < first_block[t + 1].
 template <int kArrays>
@@ -18,6 +18,7 @@ struct Table {
   void* arrays[kTensors][kArrays];
   int64_t sizes[kTensors];
   int first_block[kTensors + 1];
+  int numbers[kTensors];  ///< which one of the call
   int tensors = 0;
   int64_t chunk;
 };
@@ -51,6 +52,7 @@ cudaError_t launch_over(const int64_t* sizes, void* const* arrays, int64_t tenso
       const int n = table.tensors++;
       for (int a = 0; a < kArrays; ++a) table.arrays[n][a] = arrays[t * kArrays + a];
       table.sizes[n] = sizes[t];
+      table.numbers[n] = static_cast<int>(t);
       table.first_block[n + 1] = table.first_block[n] + static_cast<int>((sizes[t] + chunk - 1) / chunk);
     }
     if (table.tensors == 0 || (table.tensors < kTensors && t + 1 < tensors)) continue;

@@ -10,6 +10,8 @@ namespace {
 
 template <class Rule>
 __global__ void count_on(Rule rule, Call call) {
+  if (call.draws != nullptr) call.draws[1] += 1;
+  if (call.updates == nullptr) return;
   if (call.skip != nullptr && *call.skip != 0) return;
   *call.updates += 1;
   const Progress progress = rule.progress(static_cast<double>(*call.updates));
@@ -24,19 +26,32 @@ __global__ void publish(int64_t* number, volatile int64_t* outcomes, const float
   outcomes[0] = *number;
 }
 
-/// One element, of memory or of registers. `x` has the parameter and the state; x[1] is not looked at.
-template <class T, class G, class Rule>
+/// Whether array `a` is of the numbers that are computed with.
+template <bool kRounds>
+__host__ __device__ constexpr bool is_wide(int a) {
+  return a != 1 && !(kRounds && a == 0);
+}
+
+template <class T, class G, class Rule, bool kRounds>
+__host__ __device__ constexpr int arrays_of() {
+  return Rule::kArrays + (!std::is_same_v<T, G> && !kRounds);
+}
+
+/// One element, of memory or of registers. `x` has the parameter and the state; x[1] is not looked at, and neither is
+/// x[0] where parameters are rounded stochastically: then `copy` is the parameter.
+template <class T, class G, class Rule, bool kRounds>
 struct Worker {
   using Real = typename Wide<T>::type;
   typename Rule::template Element<Real> element;
   Real factor;
   bool scales, skips;
 
-  __device__ void operator()(T* const* x, G* gradient, G* copy, int i) const {
+  __device__ void operator()(T* const* x, G* gradient, G* copy, int i, uint32_t word) const {
     Real values[Rule::kArrays];
     for (int a = 0; a < Rule::kArrays; ++a) {
-      if (a != 1) values[a] = static_cast<Real>(x[a][i]);
+      if (is_wide<kRounds>(a)) values[a] = static_cast<Real>(x[a][i]);
     }
+    if constexpr (kRounds) values[0] = static_cast<Real>(copy[i]);
     values[1] = static_cast<Real>(gradient[i]);
     if (scales) {
       // What is seen of it afterwards is what was applied.
@@ -46,16 +61,21 @@ struct Worker {
     if (skips) return;
     element(values);
     for (int a = 0; a < Rule::kArrays; ++a) {
-      if (a != 1) x[a][i] = static_cast<T>(values[a]);
+      if (is_wide<kRounds>(a)) x[a][i] = static_cast<T>(values[a]);
     }
-    if constexpr (!std::is_same_v<T, G>) copy[i] = static_cast<G>(values[0]);
+    if constexpr (kRounds) {
+      copy[i] = G(rounded_by_chance(values[0], word), G::from_bits());
+    } else if constexpr (!std::is_same_v<T, G>) {
+      copy[i] = static_cast<G>(values[0]);
+    }
   }
 };
 
-/// Parameters and state of T, gradients of G; where that is another, the parameters' copies are of it, too.
-template <class T, class G, class Rule>
+/// Parameters and state of T, gradients of G; where that is another, the parameters' copies are of it, too, or, if they
+/// are rounded stochastically, the parameters themselves.
+template <class T, class G, class Rule, bool kRounds>
 __global__ void __launch_bounds__(kThreads)
-    update(const __grid_constant__ Table<Rule::kArrays + !std::is_same_v<T, G>> table, Rule rule, Call call) {
+    update(const __grid_constant__ Table<arrays_of<T, G, Rule, kRounds>()> table, Rule rule, Call call) {
   constexpr int kArrays = Rule::kArrays;
   constexpr bool kCopies = !std::is_same_v<T, G>;
   constexpr int kVector = Vector<T>::kSize;
@@ -66,23 +86,32 @@ __global__ void __launch_bounds__(kThreads)
   Progress progress;
   if (call.updates != nullptr && !skips) progress = {call.progress[0], call.progress[1]};
   using Real = typename Wide<T>::type;
-  const Worker<T, G, Rule> work{rule.template with<Real>(*call.lr, progress),
-                                scales ? static_cast<Real>(*call.factor) : Real(1), scales, skips};
+  const Worker<T, G, Rule, kRounds> work{rule.template with<Real>(*call.lr, progress),
+                                         scales ? static_cast<Real>(*call.factor) : Real(1), scales, skips};
 
   const Place place = place_of(table, static_cast<int>(blockIdx.x));
   T* x[kArrays];
   bool aligned = true;
 #pragma unroll
   for (int a = 0; a < kArrays; ++a) {
-    if (a == 1) continue;
+    if (!is_wide<kRounds>(a)) continue;
     x[a] = static_cast<T*>(table.arrays[place.tensor][a]) + place.begin;
     aligned = aligned && reinterpret_cast<uintptr_t>(x[a]) % sizeof(Vector<T>) == 0;
   }
   G* const gradient = static_cast<G*>(table.arrays[place.tensor][1]) + place.begin;
   G* copy = nullptr;
-  if constexpr (kCopies) copy = static_cast<G*>(table.arrays[place.tensor][kArrays]) + place.begin;
+  if constexpr (kCopies) copy = static_cast<G*>(table.arrays[place.tensor][kRounds ? 0 : kArrays]) + place.begin;
   aligned = aligned && reinterpret_cast<uintptr_t>(gradient) % sizeof(Low) == 0 &&
             reinterpret_cast<uintptr_t>(copy) % sizeof(Low) == 0;
+
+  uint64_t seed = 0, draw = 0;
+  if constexpr (kRounds) {
+    seed = static_cast<uint64_t>(call.draws[0]);
+    draw = static_cast<uint64_t>(call.draws[1]);
+  }
+  const auto words_of = [&](int i) {
+    return random_words(seed, random_place(table.numbers[place.tensor], place.begin + i), draw);
+  };
 
   const int vectors = aligned ? place.size / kVector : 0;
   for (int v = threadIdx.x; v < vectors; v += kThreads) {
@@ -90,33 +119,41 @@ __global__ void __launch_bounds__(kThreads)
     T* inside[kArrays];
 #pragma unroll
     for (int a = 0; a < kArrays; ++a) {
-      if (a == 1) continue;
+      if (!is_wide<kRounds>(a)) continue;
       packs[a] = reinterpret_cast<const Vector<T>*>(x[a])[v];
       inside[a] = packs[a].values;
     }
     Low gradients = reinterpret_cast<const Low*>(gradient)[v], copies;
+    RandomWords random{};
+    if constexpr (kRounds) {
+      static_assert(kVector == 4, "the elements of one place");
+      copies = reinterpret_cast<const Low*>(copy)[v];
+      random = words_of(v * kVector);
+    }
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) work(inside, gradients.values, copies.values, i);
+    for (int i = 0; i < kVector; ++i) work(inside, gradients.values, copies.values, i, random.words[i % 4]);
     if (scales) reinterpret_cast<Low*>(gradient)[v] = gradients;
     if (skips) continue;
 #pragma unroll
     for (int a = 0; a < kArrays; ++a) {
-      if (a != 1) reinterpret_cast<Vector<T>*>(x[a])[v] = packs[a];
+      if (is_wide<kRounds>(a)) reinterpret_cast<Vector<T>*>(x[a])[v] = packs[a];
     }
     if constexpr (kCopies) reinterpret_cast<Low*>(copy)[v] = copies;
   }
   for (int i = vectors * kVector + static_cast<int>(threadIdx.x); i < place.size; i += kThreads) {
-    work(x, gradient, copy, i);
+    uint32_t word = 0;
+    if constexpr (kRounds) word = words_of(i).words[i % 4];
+    work(x, gradient, copy, i, word);
   }
 }
 
-template <class T, class G, class Rule>
+template <class T, class G, class Rule, bool kRounds = false>
 cudaError_t update_all(const Rule& rule, const Call& call, cudaStream_t stream) {
-  constexpr int kArrays = Rule::kArrays + !std::is_same_v<T, G>;
+  constexpr int kArrays = arrays_of<T, G, Rule, kRounds>();
   Blocks blocks;
   if (const cudaError_t error = blocks_on_cuda(call.sizes, call.tensors, blocks); error != cudaSuccess) return error;
   return launch_over<kArrays>(call.sizes, call.arrays, call.tensors, blocks.chunk, [&](const auto& table, int) {
-    update<T, G, Rule><<<table.first_block[table.tensors], kThreads, 0, stream>>>(table, rule, call);
+    update<T, G, Rule, kRounds><<<table.first_block[table.tensors], kThreads, 0, stream>>>(table, rule, call);
   });
 }
 
@@ -124,12 +161,13 @@ cudaError_t update_all(const Rule& rule, const Call& call, cudaStream_t stream) 
 
 template <class Rule>
 cudaError_t update_on_cuda(const Rule& rule, const Call& call, cudaStream_t stream) {
-  if (call.updates != nullptr) {
+  if (call.updates != nullptr || call.draws != nullptr) {
     count_on<<<1, 1, 0, stream>>>(rule, call);
     if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
   }
   switch (call.number) {
     case Number::kFloat:
+      if (call.draws != nullptr) return update_all<float, c10::BFloat16, Rule, true>(rule, call, stream);
       if (call.gradients == Number::kHalf) return update_all<float, c10::Half>(rule, call, stream);
       if (call.gradients == Number::kBFloat16) return update_all<float, c10::BFloat16>(rule, call, stream);
       return update_all<float, float>(rule, call, stream);
@@ -152,6 +190,7 @@ template cudaError_t update_on_cuda(const Adam<0>&, const Call&, cudaStream_t);
 template cudaError_t update_on_cuda(const Adam<1>&, const Call&, cudaStream_t);
 template cudaError_t update_on_cuda(const Sgd<0>&, const Call&, cudaStream_t);
 template cudaError_t update_on_cuda(const Sgd<1>&, const Call&, cudaStream_t);
+template cudaError_t update_on_cuda(const Assign&, const Call&, cudaStream_t);
 template cudaError_t update_on_cuda(const Lion&, const Call&, cudaStream_t);
 
 }  // namespace accelerate::internal::kernels

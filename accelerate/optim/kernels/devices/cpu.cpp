@@ -14,33 +14,48 @@ namespace {
 
 constexpr int64_t kGrain = 16384;  ///< elements that pay for a thread
 
-/// Parameters and state of T, gradients of G; where that is another, the parameters' copies are of it, too.
-template <class T, class G, class Rule>
+/// Parameters and state of T, gradients of G; where that is another, the parameters' copies are of it, too, or, if they
+/// are rounded stochastically, the parameters themselves.
+template <class T, class G, class Rule, bool kRounds = false>
 void update_all(const Rule& rule, const Call& call) {
   using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
   constexpr int kArrays = Rule::kArrays;
-  constexpr bool kCopies = !std::is_same_v<T, G>;
+  constexpr bool kCopies = !std::is_same_v<T, G> && !kRounds;
   const bool skips = call.skip != nullptr && *call.skip != 0;
   const bool scales = call.factor != nullptr;
   Progress progress;
   if (call.updates != nullptr && !skips) progress = rule.progress(static_cast<double>(++*call.updates));
   const auto element = rule.template with<Real>(*call.lr, progress);
   const Real factor = scales ? static_cast<Real>(*call.factor) : Real(1);
+  const auto is_wide = [](int a) { return a != 1 && !(kRounds && a == 0); };
+  uint64_t seed = 0, draw = 0;
+  if constexpr (kRounds) {
+    seed = static_cast<uint64_t>(call.draws[0]);
+    draw = static_cast<uint64_t>(++call.draws[1]);
+  }
   for (int64_t t = 0; t < call.tensors; ++t) {
     void* const* arrays = call.arrays + t * (kArrays + kCopies);
     G* const gradients = static_cast<G*>(arrays[1]);
     at::parallel_for(0, call.sizes[t], kGrain, [&](int64_t begin, int64_t end) {
+      RandomWords random{};
       for (int64_t i = begin; i < end; ++i) {
+        if (kRounds && (i == begin || i % 4 == 0)) {
+          random = random_words(seed, random_place(t, i), draw);
+        }
         Real x[kArrays];
         for (int a = 0; a < kArrays; ++a) {
-          if (a != 1) x[a] = static_cast<Real>(static_cast<const T*>(arrays[a])[i]);
+          if (is_wide(a)) x[a] = static_cast<Real>(static_cast<const T*>(arrays[a])[i]);
         }
+        if constexpr (kRounds) x[0] = static_cast<Real>(static_cast<const G*>(arrays[0])[i]);
         if (scales) gradients[i] = static_cast<G>(static_cast<Real>(gradients[i]) * factor);
         x[1] = static_cast<Real>(gradients[i]);
         if (skips) continue;
         element(x);
         for (int a = 0; a < kArrays; ++a) {
-          if (a != 1) static_cast<T*>(arrays[a])[i] = static_cast<T>(x[a]);
+          if (is_wide(a)) static_cast<T*>(arrays[a])[i] = static_cast<T>(x[a]);
+        }
+        if constexpr (kRounds) {
+          static_cast<G*>(arrays[0])[i] = G(rounded_by_chance(x[0], random.words[i % 4]), G::from_bits());
         }
         if constexpr (kCopies) static_cast<G*>(arrays[kArrays])[i] = static_cast<G>(x[0]);
       }
@@ -52,6 +67,7 @@ template <class Rule>
 void update(const Rule& rule, const Call& call, c10::Device) {
   switch (call.number) {
     case Number::kFloat:
+      if (call.draws != nullptr) return update_all<float, c10::BFloat16, Rule, true>(rule, call);
       if (call.gradients == Number::kHalf) return update_all<float, c10::Half>(rule, call);
       if (call.gradients == Number::kBFloat16) return update_all<float, c10::BFloat16>(rule, call);
       return update_all<float, float>(rule, call);
@@ -126,7 +142,17 @@ void publish(int64_t* number, int64_t* outcomes, const float* skip, c10::Device)
 }  // namespace
 
 DeviceKernels kernels_cpu() {
-  return {c10::kCPU, update, update, update, update, update, scale, norm, publish, [](c10::Device) { return true; }};
+  return {c10::kCPU,
+          update,
+          update,
+          update,
+          update,
+          update,
+          update,
+          scale,
+          norm,
+          publish,
+          [](c10::Device) { return true; }};
 }
 
 }  // namespace accelerate::internal::kernels

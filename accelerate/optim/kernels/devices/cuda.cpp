@@ -56,7 +56,7 @@ bool idle(c10::Device device) {
 }  // namespace
 
 DeviceKernels kernels_cuda() {
-  return {c10::kCUDA, update, update, update, update, update, scale, norm, publish, idle};
+  return {c10::kCUDA, update, update, update, update, update, update, scale, norm, publish, idle};
 }
 
 }  // namespace accelerate::internal::kernels
