@@ -39,6 +39,18 @@ bool can_be_copied_back(const at::Tensor& tensor) {
   return tensor.nbytes() <= kMostBytes;
 }
 
+/// Whether another tensor from outside lies in the same memory.
+bool shares_memory(const Recording& recording, size_t index) {
+  const at::Tensor& tensor = recording.outside()[index].tensor;
+  for (size_t i = 0; i < recording.outside().size(); ++i) {
+    const at::Tensor& other = recording.outside()[i].tensor;
+    if (i != index && tensor.has_storage() && other.has_storage() && other.storage().is_alias_of(tensor.storage())) {
+      return true;
+    }
+  }
+  return false;
+}
+
 /// The graph can read it where it is. Both were alive at once: equal addresses mean equal memory, except where a replay
 /// showed its own to two steps, which is what is wanted.
 bool stays(const OutsideTensor& a, const OutsideTensor& b) {
@@ -108,7 +120,7 @@ Tape::Tape(const Recording& first, Recording second, c10::Device device, Capture
                         .device = recorded.tensor.device(),
                         .data = recorded.data,
                         .written = recorded.written,
-                        .is_gradient = recorded.is_gradient,
+                        .stays_in_place = recorded.is_gradient || shares_memory(second, i),
                         .is_input = !stays(first.outside()[i], recorded)});
   }
   values_.resize(second.made().size());
@@ -162,7 +174,7 @@ void Tape::begin() {
 }
 
 bool Tape::follow_moved() {
-  if (moved_ == nullptr || moved_->device.type() != device_ || moved_->is_gradient) return false;
+  if (moved_ == nullptr || moved_->device.type() != device_ || moved_->stays_in_place) return false;
   if (moved_->written && !can_be_copied_back(at::Tensor(moved_->pattern))) return false;
   moved_->is_input = true;
   move_out();

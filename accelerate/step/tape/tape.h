@@ -96,7 +96,7 @@ class Tape {
     c10::Device device;
     const void* data = nullptr;
     bool written = false;
-    bool is_gradient = false;
+    bool stays_in_place = false;  ///< a copy of it could not stand in for it
     bool is_input = false;  ///< another one in every step; written ones are copied back
     at::Tensor buffer;      ///< of an input: what the graph reads
     at::Tensor current;     ///< in this step
