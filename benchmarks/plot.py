@@ -133,7 +133,8 @@ def main():
     parser.add_argument("--readme", type=pathlib.Path, default=ROOT / "README.md")
     parser.add_argument("--svg", type=pathlib.Path, default=ROOT / "docs/performance.svg")
     arguments = parser.parse_args()
-    results = Results(json.loads(line) for line in arguments.results.read_text().splitlines() if line.strip())
+    records = [json.loads(line) for line in arguments.results.read_text().splitlines() if line.strip()]
+    results = Results(record for record in records if "tests" not in record)
     arguments.svg.write_text(svg(results))
     parts = {
         "picture": f"![Time of a training step by task]({arguments.svg.name})\n",

@@ -99,12 +99,12 @@ ROWS = {
     "bert": Row(
         "bert-base (16 x 128) bf16",
         ("--task", "bert"),
-        (GRAPH, REDUCE, HF, INDUCTOR, PLAIN_GRAPH, PREPARED, PLAIN),
+        (MASTERS, GRAPH, REDUCE, HF, INDUCTOR, PLAIN_GRAPH, PREPARED, PLAIN),
         (240, 24),
         (120, 24),
         rounds=2,
         precision="bf16",
-        targets=(Target(GRAPH, to=PEERS, at_most=0.9),),
+        targets=(Target(MASTERS, to=PEERS, at_most=0.9),),
     ),
     "resnet18": Row(
         "resnet18 32x32 (128) bf16, channels-last",
@@ -119,12 +119,12 @@ ROWS = {
     "llama1b": Row(
         "llama 1.24B (4 x 2048) bf16",
         ("--task", "llama1b"),
-        (GRAPH, HF, PLAIN_GRAPH, INDUCTOR, PREPARED),
+        (MASTERS, GRAPH, HF, PLAIN_GRAPH, INDUCTOR, PREPARED),
         (36, 12),
         (36, 12),
         rounds=1,
         precision="bf16",
-        targets=(Target(GRAPH, to=(HF,), at_most=0.75),),
+        targets=(Target(MASTERS, to=(HF,), at_most=0.75),),
     ),
     "mlp-2": Row(
         "mlp (64 each), 2 GPUs",

@@ -152,8 +152,15 @@ def left_out(results):
     return "## Left out, failed, said\n\n" + "".join(lines) if lines else ""
 
 
+def tests(records):
+    """What the GPU tests said last: lines {"tests": "..."}."""
+    lines = [f"- {record['tests']}\n" for record in records if "tests" in record]
+    return "## GPU tests\n\n" + "".join(lines) if lines else ""
+
+
 def report(records):
-    results = Results(records)
+    records = list(records)
+    results = Results(record for record in records if "tests" not in record)
     head = (
         "# Tasks on GPUs\n\nMade by `benchmarks/run_gpu.py` from the lines beside it; nothing here is written by hand.\n\n"
         + machines(results)
@@ -161,4 +168,5 @@ def report(records):
         "weights; medians of 6 windows after warm-up, ratios formed inside a round, medians over the rounds\n"
     )
     parts = [steps_table, targets_table, costs_table, losses_table, left_out]
-    return "\n".join([head, *(text for text in (part(results) for part in parts) if text)])
+    texts = [tests(records), *(part(results) for part in parts)]
+    return "\n".join([head, *(text for text in texts if text)])
