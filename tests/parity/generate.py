@@ -48,7 +48,7 @@ def produce():
     sys.path.insert(0, str(HERE))
     import torch
 
-    from original import checkpoints, configurations, ema, gather, learning_rates, lion, page, problem, process
+    from original import checkpoints, configurations, ema, gather, learning_rates, lion, masters, page, problem, process
     from original import profile, scaler, schedules, several, sharding, traces
 
     torch.set_num_threads(1)
@@ -71,6 +71,7 @@ def produce():
     files["gather_for_metrics.json"] = {"versions": versions, **gather.document()}
     files["ema.json"] = {"versions": versions, **ema.document()}
     files["lion.json"] = {"versions": versions, **lion.document()}
+    files["masters.json"] = {"versions": versions, **masters.document()}
     files["grad_scaler.json"] = {"versions": versions, **scaler.document()}
     files["profile.json"] = {"versions": versions, **profile.document()}
     files["state_dict.json"] = {"versions": versions, **checkpoints.keys_document()}

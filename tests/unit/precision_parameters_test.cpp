@@ -277,6 +277,7 @@ TEST_P(EveryOptimizer, SmallStepsAddUp) {
     }
     optimizer.step();
     reference->step();
+    if (net->weight.grad().defined()) ASSERT_EQ(net->weight.grad().scalar_type(), kLow);
     optimizer.zero_grad();
     ASSERT_EQ(net->weight.scalar_type(), kLow);
     ASSERT_FALSE(net->weight.grad().defined());
@@ -380,14 +381,26 @@ TEST(Masters, BeginWithWhatTheModelHadBeforeItWasRounded) {
   EXPECT_EQ(optimizer.core()->master_of(net->weight)->data_ptr(), memory) << "the same memory, not a copy";
 }
 
+class Collector final : public accelerate::StateWriter {
+ public:
+  void write(const accelerate::ShardedTensor& tensor) override { tensors[tensor.name] = tensor.local.clone(); }
+  std::map<std::string, at::Tensor> tensors;
+};
+
 TEST(Masters, AveragesFollowThemAndDoNotTouchTheirDigits) {
   Accelerator accelerator({.mixed_precision = "bf16_master"});
   Weight net;
   auto [model, optimizer] = accelerator.prepare(net, torch::optim::SGD(net->parameters(), 1e-4));
   accelerate::Ema ema(model, {.decay = 0.5});
+  double average = 0;
   for (int step = 0; step < 6; ++step) {
     accelerator.backward(model());
     ema.update(optimizer.step());
+    const double weight = 1 - 1e-4 * (step + 1);
+    average = step == 0 ? weight : 0.5 * (average + weight);
+    Collector saved;
+    ema.save(saved);
+    EXPECT_NEAR(saved.tensors.at("module.weight").mean().item<double>(), average, 1e-6) << step;
     optimizer.zero_grad();
     const at::Tensor before = optimizer.core()->master_of(net->weight)->clone();
     {
