@@ -108,7 +108,7 @@ def readme_table(results):
         return ""
     gpus = sorted({gpu for session in set(results.session_of.values()) for gpu in results.sessions[session]["gpus"]})
     head = (
-        f"Milliseconds a training step on {', '.join(gpus)}: the loop above, unchanged, with `.cuda_graph = CudaGraph{{}}`; a CUDA graph "
+        f"Milliseconds a training step on {', '.join(gpus)}: the loop above, unchanged, with `.cuda_graph = CudaGraph{{}}` (and bf16 parameters with fp32 masters, where that is faster); a CUDA graph "
         "of the same step written by hand; Accelerate 1.15.0, and its faster mode of `torch.compile`. Same nets, first weights and "
         "batches. More, and how: [docs/performance.md](docs/performance.md).\n\n"
     )

@@ -16,7 +16,7 @@ set(private_headers plan.h plan_agreement.h plan_capture.h plan_device.h plan_fo
   optim/device_counters.h optim/fused_update.h optim/momentum.h optim/move_state.h optim/scaled_gradients.h optim/scheduler_ranks.h optim/schedules/checks.h
   optim/kernels/call.h optim/kernels/cuda.h optim/kernels/device.h optim/kernels/element.h optim/kernels/operators.h
   optim/update.h optim/update_outcomes.h
-  precision/float32_scope.h
+  precision/float32_scope.h optim/wide_parameters.h
   profile/kineto.h profile/schedule.h profile/trace.h
   strategy/replicated.h strategy/uneven.h strategy/uneven_inputs.h
   strategy/ddp/comm_hook.h strategy/ddp/half_hook.h strategy/ddp/low_rank.h strategy/ddp/low_rank_hook.h

@@ -97,9 +97,9 @@ class Tape {
     const void* data = nullptr;
     bool written = false;
     bool stays_in_place = false;  ///< a copy of it could not stand in for it
-    bool is_input = false;  ///< another one in every step; written ones are copied back
-    at::Tensor buffer;      ///< of an input: what the graph reads
-    at::Tensor current;     ///< in this step
+    bool is_input = false;        ///< another one in every step; written ones are copied back
+    at::Tensor buffer;            ///< of an input: what the graph reads
+    at::Tensor current;           ///< in this step
   };
   /// Memory that keeps its numbers after the launch.
   struct Memory {
