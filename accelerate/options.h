@@ -86,7 +86,8 @@ struct Extensions {
 /// Every choice an Accelerator takes. An unset one comes from the environment, then from the default;
 /// `accelerator.plan()` prints which. Source: the constructor of `accelerate.Accelerator`.
 struct AcceleratorOptions {
-  /// "no", "bf16", "fp16", "bf16_master", "bf16_stochastic" (docs/precision.md); `ACCELERATE_MIXED_PRECISION`; default "no"
+  /// "no", "bf16", "fp16", "bf16_master", "bf16_stochastic" (docs/precision.md); `ACCELERATE_MIXED_PRECISION`; default
+  /// "no"
   Precision mixed_precision = {};
   std::optional<int64_t> gradient_accumulation_steps = {};  ///< `ACCELERATE_GRADIENT_ACCUMULATION_STEPS`; default 1
   std::optional<GradientAccumulationPlugin> gradient_accumulation_plugin =

@@ -1,4 +1,5 @@
-// Parameters of bfloat16 on a GPU: the chances are those of the CPU, updates are, and layers whose kernels are choosy train.
+// Parameters of bfloat16 on a GPU: the chances are those of the CPU, updates are, and layers whose kernels are choosy
+// train.
 #include <ATen/ATen.h>
 
 #include <cstdio>
@@ -19,9 +20,14 @@ constexpr auto kLow = torch::kBFloat16;
 /// Empty, odd, larger than a block, transposed, beginning in the middle of a vector; more than one launch takes.
 Tensors shapes() {
   torch::manual_seed(4);
-  Tensors tensors{torch::randn({}),         torch::randn({0}),           torch::randn({7}),
-                  torch::randn({1025}),     torch::randn({65, 129}).t(), torch::randn({300, 700}),
-                  torch::randn({70'001}),   torch::randn({4099}).slice(0, 1)};
+  Tensors tensors{torch::randn({}),
+                  torch::randn({0}),
+                  torch::randn({7}),
+                  torch::randn({1025}),
+                  torch::randn({65, 129}).t(),
+                  torch::randn({300, 700}),
+                  torch::randn({70'001}),
+                  torch::randn({4099}).slice(0, 1)};
   for (int64_t i = 0; i < 120; ++i) tensors.push_back(torch::randn({i % 11}));
   return tensors;
 }
@@ -37,9 +43,7 @@ Tensors on(c10::DeviceType device, const Tensors& tensors, at::ScalarType dtype)
   return moved;
 }
 
-at::Tensor draws(c10::DeviceType device) {
-  return torch::tensor({int64_t{42}, int64_t{3}}, torch::kLong).to(device);
-}
+at::Tensor draws(c10::DeviceType device) { return torch::tensor({int64_t{42}, int64_t{3}}, torch::kLong).to(device); }
 
 /// Elements that differ, of how many.
 std::pair<int64_t, int64_t> unequal(const Tensors& a, const Tensors& b) {

@@ -1,5 +1,5 @@
-// Parameters of bfloat16 on several ranks: replicas stay equal bit for bit, with equal masters and equal chances, whatever
-// each rank was built with and has drawn.
+// Parameters of bfloat16 on several ranks: replicas stay equal bit for bit, with equal masters and equal chances,
+// whatever each rank was built with and has drawn.
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
@@ -55,8 +55,8 @@ TEST_P(LowParametersOfRanks, StayEqualBitForBit) {
   testing::run_ranks(ranks, [&, precision = precision](const testing::Rank& rank) {
     Accelerator accelerator(rank.options({.mixed_precision = precision, .gradient_accumulation_steps = 2}));
     Net& net = nets[static_cast<size_t>(rank.rank())];
-    auto [model, optimizer] = accelerator.prepare(
-        net, torch::optim::AdamW(net->parameters(), torch::optim::AdamWOptions(1e-2)));
+    auto [model, optimizer] =
+        accelerator.prepare(net, torch::optim::AdamW(net->parameters(), torch::optim::AdamWOptions(1e-2)));
     if (const at::Tensor* master = optimizer.core()->master_of(net->first->weight)) {
       EXPECT_TRUE(torch::equal(*master, first)) << "rank 0's, unrounded";
     }

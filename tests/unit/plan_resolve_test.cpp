@@ -165,7 +165,7 @@ TEST(ResolveErrors, AnUnknownPrecisionIsAnsweredWithTheKnownOnes) {
       ThrowsError<ConfigError>({.place = "mixed_precision",
                                 .what = "The precision is not known",
                                 .got = "\"fp17\" (argument)",
-                                .expected = "one of \"bf16\", \"fp16\", \"no\"",
+                                .expected = "one of \"bf16\", \"bf16_master\", \"bf16_stochastic\", \"fp16\", \"no\"",
                                 .remedy = "Set AcceleratorOptions::mixed_precision or ACCELERATE_MIXED_PRECISION"}));
   EXPECT_THAT(
       [] {
@@ -182,11 +182,12 @@ TEST(ResolveErrors, APrecisionThatTheDeviceCannotDo) {
   accelerate::PrecisionEntry nine{
       "int9", [](c10::Device) { return std::optional<std::string>("it has no ninth bit"); }, {}};
   EXPECT_THAT([&] { plan_of({.mixed_precision = "int9", .extensions = {.precisions = {nine}}}); },
-              ThrowsError<ConfigError>({.place = "mixed_precision",
-                                        .what = "it has no ninth bit",
-                                        .got = "\"int9\" (argument) on device \"cpu\"",
-                                        .expected = "a precision that the device has",
-                                        .remedy = "Choose one of \"bf16\", \"fp16\", \"no\""}));
+              ThrowsError<ConfigError>(
+                  {.place = "mixed_precision",
+                   .what = "it has no ninth bit",
+                   .got = "\"int9\" (argument) on device \"cpu\"",
+                   .expected = "a precision that the device has",
+                   .remedy = "Choose one of \"bf16\", \"bf16_master\", \"bf16_stochastic\", \"fp16\", \"no\""}));
 }
 
 TEST(Resolve, ThePlanTellsHowLossesAreScaled) {
