@@ -15,8 +15,8 @@ set(private_headers plan.h plan_agreement.h plan_capture.h plan_device.h plan_fo
   data/prefetch/host_source.h data/prefetch/pinned_ring.h data/prefetch/prefetch.h data/prefetch/transfer.h
   optim/device_counters.h optim/fused_update.h optim/momentum.h optim/move_state.h optim/scaled_gradients.h optim/scheduler_ranks.h optim/schedules/checks.h
   optim/kernels/call.h optim/kernels/cuda.h optim/kernels/device.h optim/kernels/element.h optim/kernels/operators.h
-  optim/update.h optim/update_outcomes.h
-  precision/float32_scope.h optim/wide_parameters.h
+  optim/master_weights.h optim/update.h optim/update_outcomes.h optim/wide_parameters.h
+  precision/convert_module.h precision/float32_scope.h
   profile/kineto.h profile/schedule.h profile/trace.h
   strategy/replicated.h strategy/uneven.h strategy/uneven_inputs.h
   strategy/ddp/comm_hook.h strategy/ddp/half_hook.h strategy/ddp/low_rank.h strategy/ddp/low_rank_hook.h

@@ -1,6 +1,7 @@
 #include "accelerate/optim/master_weights.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "accelerate/tensor/memory_bytes.h"
 

@@ -1,6 +1,7 @@
 #include "accelerate/optim/wide_parameters.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/optim/optimizer.h>
 
 #include <unordered_set>

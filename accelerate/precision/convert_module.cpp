@@ -1,6 +1,7 @@
 #include "accelerate/precision/convert_module.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/nn/module.h>
 #include <torch/nn/modules/rnn.h>
 

@@ -159,7 +159,9 @@ TEST_F(LowParametersOnGpu, LayersOfAllKindsTrain) {
     EXPECT_EQ(net->norm->running_mean.scalar_type(), torch::kFloat);
     const at::Tensor* master = optimizer.core()->master_of(net->head->weight);
     ASSERT_EQ(master != nullptr, std::string(precision) == "bf16_master");
-    if (master != nullptr) EXPECT_TRUE(torch::equal(master->to(kLow), net->head->weight));
+    if (master != nullptr) {
+      EXPECT_TRUE(torch::equal(master->to(kLow), net->head->weight));
+    }
   }
 }
 

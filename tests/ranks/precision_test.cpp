@@ -65,7 +65,9 @@ TEST_P(LowParametersOfRanks, StayEqualBitForBit) {
       auto window = accelerator.accumulate(model);
       accelerator.backward(model(inputs[rank.rank()][micro]).pow(2).mean());
       optimizer.step();
-      if (micro % 2 == 1) EXPECT_EQ(net->first->weight.grad().scalar_type(), torch::kBFloat16);
+      if (micro % 2 == 1) {
+        EXPECT_EQ(net->first->weight.grad().scalar_type(), torch::kBFloat16);
+      }
       optimizer.zero_grad();
     }
     for (const at::Tensor& values : {flat(net->parameters()), trained(net, optimizer)}) {

@@ -154,7 +154,9 @@ RC_GTEST_PROP(UpdatesByChance, ArePlainOnesOfFloat32Rounded, ()) {
   plain.skip = verdict.skip;
   run(wide, wide_gradients, {}, wide_state, plain);
   const at::Tensor result = low[0].to(torch::kFloat);
-  if (skips) RC_ASSERT(torch::equal(low[0], before[0]));
+  if (skips) {
+    RC_ASSERT(torch::equal(low[0], before[0]));
+  }
   RC_ASSERT(((result == truncated(wide[0])) | (result == next(wide[0]))).all().item<bool>());
   for (int i = 0; i < 3; ++i) RC_ASSERT(torch::equal(state[i], wide_state[i]));
   RC_ASSERT(drawn[1].item<int64_t>() == 1);

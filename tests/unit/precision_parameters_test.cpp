@@ -97,7 +97,9 @@ TEST_P(LowParameters, AStepTrainsWhatIsNotFrozen) {
   EXPECT_EQ(optimizer.core()->master_of(net->frozen->weight), nullptr) << "memory for nothing";
   const at::Tensor* master = optimizer.core()->master_of(net->first->weight);
   ASSERT_EQ(master != nullptr, has_masters());
-  if (master != nullptr) EXPECT_TRUE(torch::equal(master->to(kLow), net->first->weight));
+  if (master != nullptr) {
+    EXPECT_TRUE(torch::equal(master->to(kLow), net->first->weight));
+  }
   const torch::optim::Optimizer& inner = optimizer.core()->inner();
   const auto& state =
       static_cast<const torch::optim::AdamWParamState&>(*inner.state().at(net->first->weight.unsafeGetTensorImpl()));
@@ -277,7 +279,9 @@ TEST_P(EveryOptimizer, SmallStepsAddUp) {
     }
     optimizer.step();
     reference->step();
-    if (net->weight.grad().defined()) ASSERT_EQ(net->weight.grad().scalar_type(), kLow);
+    if (net->weight.grad().defined()) {
+      ASSERT_EQ(net->weight.grad().scalar_type(), kLow);
+    }
     optimizer.zero_grad();
     ASSERT_EQ(net->weight.scalar_type(), kLow);
     ASSERT_FALSE(net->weight.grad().defined());
