@@ -22,6 +22,7 @@ constexpr auto kAbove = c10::DispatchKey::TESTING_ONLY_GenericMode;
 at::Tensor by_address(const at::Tensor& tensor) {
   if (!tensor.defined() || tensor.unsafeGetTensorImpl()->is_wrapped_number()) return tensor;
   if (tensor.numel() == 0) return tensor.detach();
+  const c10::InferenceMode usual(false);  // it is written where no such mode is
   return at::from_blob(const_cast<void*>(tensor.const_data_ptr()), tensor.sizes(), tensor.strides(),
                        tensor.options().requires_grad(false));
 }

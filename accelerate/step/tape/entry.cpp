@@ -1,11 +1,14 @@
 #include "accelerate/step/tape/entry.h"
 
+#include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
+#include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <unordered_set>
 
 #include "accelerate/tensor/intercept.h"
 
@@ -90,6 +93,56 @@ Argument argument_of(const c10::IValue& value, const std::function<Ref(const at:
     argument.constant = value;
   }
   return argument;
+}
+
+uint64_t kernel_settings() {
+  const at::Context& context = at::globalContext();
+  uint64_t settings = 0;
+  for (const auto one :
+       {static_cast<int>(context.float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL)),
+        static_cast<int>(context.float32Precision(at::Float32Backend::CUDA, at::Float32Op::CONV)),
+        static_cast<int>(context.float32Precision(at::Float32Backend::CUDA, at::Float32Op::RNN)),
+        static_cast<int>(context.allowFP16ReductionCuBLAS()), static_cast<int>(context.allowBF16ReductionCuBLAS())}) {
+    settings = settings << 3 | static_cast<uint64_t>(one);
+  }
+  for (const bool one :
+       {context.allowFP16AccumulationCuBLAS(), context.deterministicAlgorithms(), context.deterministicCuDNN(),
+        context.benchmarkCuDNN(), context.userEnabledCuDNN(), context.userEnabledFlashSDP(),
+        context.userEnabledMemEfficientSDP(), context.userEnabledMathSDP(), context.userEnabledCuDNNSDP()}) {
+    settings = settings << 1 | static_cast<uint64_t>(one);
+  }
+  return settings;
+}
+
+namespace {
+
+/// Those of parameters' accumulators are the strategies' own.
+bool has_hooks(torch::autograd::Node& node) {
+  if (!node.tensor_pre_hooks().empty() || !node.retains_grad_hooks().empty()) return true;
+  if (auto* leaf = dynamic_cast<torch::autograd::AccumulateGrad*>(&node)) return hooks_of(leaf->variable) != 0;
+  return !node.pre_hooks().empty() || !node.post_hooks().empty();
+}
+
+}  // namespace
+
+std::string find_leaves(const at::Tensor& root, std::vector<Leaf>& leaves) {
+  std::string why;
+  std::vector<torch::autograd::Node*> open{root.grad_fn().get()};
+  std::unordered_set<const torch::autograd::Node*> seen;
+  while (!open.empty()) {
+    torch::autograd::Node* node = open.back();
+    open.pop_back();
+    if (node == nullptr || !seen.insert(node).second) continue;
+    if (node->name().find("CppNode") != std::string::npos) {
+      why = "its graph has a torch::autograd::Function of its own: " + node->name();
+    }
+    if (has_hooks(*node)) why = "autograd calls a hook of the user's while it computes the gradients";
+    if (auto* leaf = dynamic_cast<torch::autograd::AccumulateGrad*>(node)) {
+      leaves.push_back({.parameter = leaf->variable, .hooks = hooks_of(leaf->variable)});
+    }
+    for (const auto& edge : node->next_edges()) open.push_back(edge.function.get());
+  }
+  return why;
 }
 
 size_t hooks_of(const at::Tensor& parameter) {

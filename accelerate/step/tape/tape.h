@@ -96,6 +96,7 @@ class Tape {
     bool is_input = false;  ///< another one in every step
     at::Tensor buffer;      ///< of an input: what the graph reads
     at::Tensor current;     ///< in this step
+    const void* address = nullptr;  ///< of `current`
   };
   /// Memory that keeps its numbers after the launch.
   struct Memory {
@@ -106,7 +107,7 @@ class Tape {
     size_t bytes = 0;
   };
   struct Value {
-    bool from_factory = false;
+    bool has_unspent_graph = false;  ///< no backward pass of the step runs through it
     bool requires_grad = false;
     uint32_t output = 0;   ///< of the step's node
     TensorObject pattern;  ///< its form, without numbers
@@ -145,6 +146,8 @@ class Tape {
   bool takes(const c10::Storage& storage) const;
   bool launch();
   const Entry* held_too_long() const;
+  bool keeps_unspent_graph() const;
+  bool input_is_written() const;
   void fill(const Outside& input);
 
   // capture.cpp
@@ -187,6 +190,7 @@ class Tape {
   std::shared_ptr<StepNode> node_;
   c10::Storage no_numbers_;
 
+  uint64_t settings_ = 0;
   bool captured_ = false;
   State state_ = State::kIdle;
   size_t position_ = 0;         ///< the next entry
