@@ -162,6 +162,10 @@ class HostCapture final : public accelerate::CaptureDevice {
 
  private:
   static void intercepted(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+    // A guard of the user's that began while capturing switches the key on again when it ends.
+    if (capturing == nullptr) {
+      return op.redispatchBoxed(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kKey), stack);
+    }
     capturing->call(op, keys, stack);
   }
   static void install() {

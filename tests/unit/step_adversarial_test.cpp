@@ -343,6 +343,18 @@ TEST_F(StepCapture, InferenceModeInTheMiddleOfAStep) {
   }
 }
 
+TEST_F(StepCapture, WhatWasCalledBeforeInferenceModeHasItsGraph) {
+  for (const int64_t at : {4, 12}) {
+    const auto report = expect_same({}, with({.loss = [at](Body& b, const at::Tensor&, at::Tensor loss) {
+                                      const c10::InferenceMode inference;
+                                      deviate(b, at);
+                                      return loss;
+                                    }}));
+    EXPECT_EQ(report.fallbacks, 1);
+    EXPECT_GT(report.replayed, 8);
+  }
+}
+
 TEST_F(StepCapture, GradientsOfEmbeddingsThatAreSparseAreNotCaptured) {
   const auto run = [](bool captured) {
     AcceleratorOptions options = capturing::options();

@@ -93,10 +93,9 @@ TEST_F(StepCapture, FreeMemoryLetsCapturedStepsGo) {
     in_the_middle = model(x).mean();
     accelerator.free_memory();
     EXPECT_TRUE(in_the_middle.equal(net->forward(x).mean()));
-    EXPECT_THROW(accelerator.backward(in_the_middle), std::exception);
   }
   EXPECT_EQ(kept.item<double>(), usual);
-  in_the_middle = at::Tensor();
+  kept = in_the_middle = at::Tensor();  // their graphs reach it
   EXPECT_TRUE(parameter.expired()) << "captured work holds a parameter";
   EXPECT_EQ(accelerator.cuda_graph_report().captured, 10);
   EXPECT_THAT(accelerator.cuda_graph_report().not_captured, IsEmpty());
@@ -186,7 +185,7 @@ TEST_F(StepCapture, SeedsThatAreSetInTheMiddleOfAStep) {
   for (const bool always : {true, false}) {
     expect_same({.dropout = 0.3}, with({.loss = [always](Body& b, const at::Tensor& logits, at::Tensor loss) {
                   if (always || b.step == 12) torch::manual_seed(static_cast<uint64_t>(100 + b.step));
-                  return loss + torch::dropout(logits, 0.5, true).mean();
+                  return loss + torch::dropout(logits, 0.5, true).pow(2).mean();
                 }}));
   }
 }

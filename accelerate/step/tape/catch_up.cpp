@@ -179,6 +179,13 @@ void Tape::hand_over(const std::vector<at::Tensor>& real) {
 void Tape::catch_up(const std::string& reason) {
   const Unobserved own;
   const bool capturing = state_ == State::kCapturing;
+  at::Generator generator;
+  at::Tensor seeded;
+  if (random_state_.defined() && seed_was_set()) {
+    generator = at::globalContext().defaultGenerator(c10::Device(device_));
+    seeded = generator.get_state();
+    generator.set_state(random_state_);
+  }
   fallback_ = reason;
   state_ = State::kPassed;
   if (capturing) {
@@ -201,6 +208,7 @@ void Tape::catch_up(const std::string& reason) {
     }
   }
   run_again(launched_, position_, real);
+  if (seeded.defined()) generator.set_state(seeded);
   for (auto& [parameter, gradient] : changed) parameter.mutable_grad() = gradient;
   hand_over(real);
   at::autocast::clear_cache();

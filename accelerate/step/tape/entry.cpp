@@ -2,6 +2,8 @@
 
 #include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
+#include <c10/core/AutogradState.h>
+#include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/csrc/autograd/variable.h>
 
@@ -23,7 +25,8 @@ Mode Mode::now(c10::DeviceType device) {
   const c10::DispatchKeySet own = observation_keys();
   Mode mode{.included = (keys.included_ - own).raw_repr(),
             .excluded = (keys.excluded_ - own).raw_repr(),
-            .grad = at::GradMode::is_enabled()};
+            .grad = at::GradMode::is_enabled(),
+            .inference = c10::InferenceMode::is_enabled()};
   if (at::autocast::is_autocast_enabled(device)) mode.autocast = at::autocast::get_autocast_dtype(device);
   return mode;
 }
@@ -32,17 +35,20 @@ ModeScope::ModeScope(const Mode& mode, c10::DeviceType device)
     : device_(device),
       keys_(c10::impl::tls_local_dispatch_key_set()),
       grad_(at::GradMode::is_enabled()),
+      inference_(c10::InferenceMode::is_enabled()),
       autocast_(at::autocast::get_autocast_dtype(device)) {
   auto keys = keys_;
   keys.included_ = c10::DispatchKeySet(c10::DispatchKeySet::RAW, mode.included);
   keys.excluded_ = c10::DispatchKeySet(c10::DispatchKeySet::RAW, mode.excluded) | observation_keys();
   c10::impl::_force_tls_local_dispatch_key_set(keys);
   at::GradMode::set_enabled(mode.grad);
+  c10::AutogradState::get_tls_state().set_inference_mode(mode.inference);
   if (mode.autocast) at::autocast::set_autocast_dtype(device, *mode.autocast);
 }
 
 ModeScope::~ModeScope() {
   c10::impl::_force_tls_local_dispatch_key_set(keys_);
+  c10::AutogradState::get_tls_state().set_inference_mode(inference_);
   at::GradMode::set_enabled(grad_);
   at::autocast::set_autocast_dtype(device_, autocast_);
 }

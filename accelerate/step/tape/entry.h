@@ -45,6 +45,7 @@ struct Argument {
 struct Mode {
   uint64_t included = 0, excluded = 0;  ///< dispatch keys
   bool grad = true;
+  bool inference = false;
   std::optional<at::ScalarType> autocast = {};
   bool operator==(const Mode&) const = default;
   static Mode now(c10::DeviceType device);
@@ -61,7 +62,7 @@ class [[nodiscard]] ModeScope {
  private:
   c10::DeviceType device_;
   c10::impl::LocalDispatchKeySet keys_;
-  bool grad_;
+  bool grad_, inference_;
   at::ScalarType autocast_;
 };
 
@@ -94,7 +95,8 @@ struct Entry {
   Mode mode;
   std::vector<Argument> arguments, results;
   std::vector<int32_t> made_differentiable;  ///< values that were there: by writing into them
-  Ref root;  ///< of kBackward
+  bool draws = true;  ///< random numbers, as far as can be told, or what is before it is launched
+  Ref root;           ///< of kBackward
   PassOptions pass;
   std::vector<Leaf> leaves;
 };

@@ -169,6 +169,16 @@ Entry::Kind Recording::kind_of(const c10::OperatorHandle& op, const std::vector<
   return Entry::Kind::kOperator;
 }
 
+void Recording::check_seed() {
+  if (RandomState::now(device_) != random_) refuse("the seed of the random numbers is set in the middle of the step");
+}
+
+/// The generator of the host does not tell.
+bool Recording::has_drawn() {
+  const RandomState before = std::exchange(random_, RandomState::now(device_));
+  return device_ == c10::kCPU || before != random_;
+}
+
 void Recording::note_written(const Ref& ref) {
   const c10::StorageImpl* storage = nullptr;
   if (ref.kind == Ref::Kind::kOutside) {
@@ -211,6 +221,7 @@ void Recording::on_operator(const c10::OperatorHandle& op, torch::jit::Stack& st
   if (torch::autograd::get_current_graph_task_id() != -1) {
     refuse("autograd was not run by accelerator.backward(loss)");
   }
+  check_seed();
   const c10::FunctionSchema& schema = op.schema();
   const auto count = static_cast<std::ptrdiff_t>(schema.arguments().size());
   const std::vector<c10::IValue> arguments(stack.end() - count, stack.end());
@@ -246,6 +257,7 @@ void Recording::on_operator(const c10::OperatorHandle& op, torch::jit::Stack& st
       return entry.kind == Entry::Kind::kFeed ? taken(tensor) : made(tensor);
     }));
   }
+  entry.draws = has_drawn() || entry.kind == Entry::Kind::kRead;
   if (entry.mode.grad) find_made_differentiable(written, entry);
   entries_.push_back(std::move(entry));
 }
@@ -253,6 +265,7 @@ void Recording::on_operator(const c10::OperatorHandle& op, torch::jit::Stack& st
 void Recording::on_backward(const at::Tensor& root, const PassOptions& pass, const std::function<void()>& run) {
   if (!refusal_.empty()) return run();
   Entry entry{.kind = Entry::Kind::kBackward, .name = "backward", .mode = Mode::now(device_), .pass = pass};
+  check_seed();
   entry.root = taken(root);
   if (pass.create_graph) refuse("its gradients have a graph of their own (.create_graph)");
   if (std::string why = find_leaves(root, entry.leaves); !why.empty()) refuse(std::move(why));
@@ -261,6 +274,7 @@ void Recording::on_backward(const at::Tensor& root, const PassOptions& pass, con
     note_written(leaf.before);
   }
   run();
+  entry.draws = has_drawn();
   for (Leaf& leaf : entry.leaves) leaf.after = made(leaf.parameter.grad());
   entries_.push_back(std::move(entry));
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "accelerate/step/tape/entry.h"
+#include "accelerate/step/tape/random.h"
 
 namespace accelerate::internal {
 
@@ -33,7 +34,7 @@ struct MadeTensor {
 /// What one step did, written down while it ran as usual.
 class Recording {
  public:
-  explicit Recording(c10::DeviceType device) : device_(device) {}
+  explicit Recording(c10::DeviceType device) : device_(device), random_(RandomState::now(device)) {}
 
   /// Runs the operator.
   void on_operator(const c10::OperatorHandle& op, torch::jit::Stack& stack);
@@ -75,10 +76,13 @@ class Recording {
   Entry::Kind kind_of(const c10::OperatorHandle& op, const std::vector<c10::IValue>& arguments,
                       const std::vector<c10::IValue>& results);
   void check_layout(const at::Tensor& tensor);
+  void check_seed();
+  bool has_drawn();
   void note_written(const Ref& ref);
   void find_made_differentiable(const std::vector<Written>& written, Entry& entry);
 
   c10::DeviceType device_;
+  RandomState random_;  ///< after the last entry
   std::vector<Entry> entries_;
   std::vector<OutsideTensor> outside_;
   std::vector<MadeTensor> made_;

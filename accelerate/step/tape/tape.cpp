@@ -43,6 +43,8 @@ bool stays(const OutsideTensor& a, const OutsideTensor& b) {
          a.tensor.dtype() == b.tensor.dtype();
 }
 
+constexpr const char* kSeedWasSet = "the seed of the random numbers was set in the middle of the step";
+
 }  // namespace
 
 Tape::Refusal Tape::refusal(const Recording& first, const Recording& second, c10::DeviceType device) {
@@ -134,6 +136,7 @@ void Tape::begin() {
       memory.shown_before = memory.shown.getWeakStorageImpl();
       memory.shown = c10::Storage();
     }
+    note_random_state();
     if (settings != settings_) {
       catch_up("LibTorch's settings (TF32, deterministic algorithms, attention) are others than when it was captured");
     }
@@ -152,6 +155,16 @@ void Tape::begin() {
   // A weight that was cast before must be cast in the graph.
   at::autocast::clear_cache();
 }
+
+void Tape::note_random_state() {
+  random_ = RandomState::now(device_);
+  if (random_ == RandomState{}) return;
+  at::Generator generator = at::globalContext().defaultGenerator(c10::Device(device_));
+  random_state_ = generator.get_state();
+}
+
+/// While the step is replayed nobody draws random numbers before the launch.
+bool Tape::seed_was_set() const { return state_ == State::kReplaying && RandomState::now(device_) != random_; }
 
 bool Tape::unknown_work() { return state_ == State::kCapturing && open_ && capture_.has_unknown_work(); }
 
@@ -176,7 +189,8 @@ void Tape::on_operator(const c10::OperatorHandle& op, torch::jit::Stack& stack) 
     return op.callBoxed(stack);
   }
   const Entry& entry = entries_[position_];
-  if (const std::string why = mismatch_of(entry, op, stack); !why.empty()) {
+  const std::string why = entry.draws && seed_was_set() ? kSeedWasSet : mismatch_of(entry, op, stack);
+  if (!why.empty()) {
     catch_up(why);
     return op.callBoxed(stack);
   }
@@ -203,7 +217,8 @@ void Tape::on_backward(const at::Tensor& root, const PassOptions& pass) {
     return host_.run(root, pass);
   }
   Entry& entry = entries_[position_];
-  if (const std::string why = mismatch_of(entry, root, pass); !why.empty()) {
+  const std::string why = entry.draws && seed_was_set() ? kSeedWasSet : mismatch_of(entry, root, pass);
+  if (!why.empty()) {
     catch_up(why);
     return host_.run(root, pass);
   }
@@ -238,6 +253,7 @@ void Tape::on_read(std::string_view name) {
   if (state_ != State::kCapturing && state_ != State::kReplaying) return;
   if (position_ == entries_.size()) return complete();
   const Entry& entry = entries_[position_];
+  if (seed_was_set()) return catch_up(kSeedWasSet);
   if (entry.kind != Entry::Kind::kRead || entry.op || entry.name != name) {
     return catch_up("operator " + std::to_string(position_) + ": got " + std::string(name) + ", captured " +
                     entry.name);
@@ -273,6 +289,8 @@ void Tape::do_apart(const std::function<void()>& work) {
 void Tape::complete() {
   if (state_ == State::kCapturing) {
     finish_capture();
+  } else if (seed_was_set()) {
+    catch_up(kSeedWasSet);
   } else if (keeps_unspent_graph()) {
     catch_up("a result that no backward pass has used is kept beyond the operators that were captured");
   } else if (launch()) {

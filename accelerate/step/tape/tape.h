@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "accelerate/step/capture_device.h"
+#include "accelerate/step/tape/random.h"
 #include "accelerate/step/tape/recording.h"
 #include "accelerate/step/tape/step_node.h"
 
@@ -169,6 +170,8 @@ class Tape {
   void read(const std::function<void()>& read);
   void feed(const Entry& entry, const c10::OperatorHandle& op, torch::jit::Stack& stack);
   bool unknown_work();
+  void note_random_state();
+  bool seed_was_set() const;
   void launch_partly(const std::string& reason);
   void pass_by(std::string reason);
   void refuse(std::string reason) {
@@ -191,6 +194,8 @@ class Tape {
   c10::Storage no_numbers_;
 
   uint64_t settings_ = 0;
+  RandomState random_;       ///< where the step has begun, or was launched last
+  at::Tensor random_state_;  ///< the same as a whole
   bool captured_ = false;
   State state_ = State::kIdle;
   size_t position_ = 0;         ///< the next entry
