@@ -107,16 +107,16 @@ TEST_F(StepCapture, HooksOnTheResultsOfOneStepAreCalled) {
                                       return loss;
                                     }}));
     EXPECT_GT(hooked.replayed, 8);
-    const auto retained =
-        expect_same({}, with({.loss =
-                                  [at](Body& b, const at::Tensor& logits, at::Tensor loss) {
-                                    if (b.step == at) logits.retain_grad();
-                                    return loss;
-                                  },
-                              .after_step =
-                                  [at](Body& b, const at::Tensor& logits, const at::Tensor&) {
-                                    if (b.step == at) b.log.push_back(logits.grad().abs().sum().item<double>());
-                                  }}));
+    const auto retained = expect_same({}, with({.loss =
+                                                    [at](Body& b, const at::Tensor& logits, at::Tensor loss) {
+                                                      if (b.step == at) logits.retain_grad();
+                                                      return loss;
+                                                    },
+                                                .after_step =
+                                                    [at](Body& b, const at::Tensor& logits, const at::Tensor&) {
+                                                      if (b.step == at)
+                                                        b.log.push_back(logits.grad().abs().sum().item<double>());
+                                                    }}));
     EXPECT_GT(retained.replayed, 8);
   }
 }
@@ -293,9 +293,9 @@ TEST_F(StepCapture, AnInputThatSharesMemoryWithWhatTheStepWrites) {
 
 TEST_F(StepCapture, SettingsOfLibTorchThatChangeAreSeen) {
   const bool before = at::globalContext().deterministicAlgorithms();
-  const auto report = expect_same({.steps = 30}, with({.before = [](Body& b) {
-                                    at::globalContext().setDeterministicAlgorithms(b.step >= 12, false);
-                                  }}));
+  const auto report = expect_same(
+      {.steps = 30},
+      with({.before = [](Body& b) { at::globalContext().setDeterministicAlgorithms(b.step >= 12, false); }}));
   at::globalContext().setDeterministicAlgorithms(before, false);
   EXPECT_THAT(report.last_fallback, HasSubstr("settings"));
   EXPECT_EQ(report.captured, 2);

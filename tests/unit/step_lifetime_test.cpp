@@ -77,8 +77,8 @@ TEST_F(StepCapture, FreeMemoryLetsCapturedStepsGo) {
   for (int round = 0; round < 10; ++round) {
     Net net;
     torch::optim::SGD sgd(net->parameters(), 0.1);
-    parameter = c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>(
-        net->first->weight.getIntrusivePtr());
+    parameter =
+        c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>(net->first->weight.getIntrusivePtr());
     auto [model, optimizer] = accelerator.prepare(net, sgd);
     use_captured_kernels(optimizer);
     const auto x = randn({4, 12});

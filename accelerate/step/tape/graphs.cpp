@@ -55,7 +55,8 @@ Graphs::Graphs(const Recording& recording)
       open.pop_back();
       if (spent[value]) continue;
       spent[value] = true;
-      for (const size_t maker : makers[value]) open.insert(open.end(), links[maker].from.begin(), links[maker].from.end());
+      for (const size_t maker : makers[value])
+        open.insert(open.end(), links[maker].from.begin(), links[maker].from.end());
     }
   }
   // What was computed from a spent one cannot be differentiated either.

@@ -32,8 +32,7 @@ bool is_number(const at::Tensor& tensor) { return tensor.unsafeGetTensorImpl()->
 bool same_refs(const std::vector<Ref>& a, const std::vector<Ref>& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Ref& x, const Ref& y) {
     // Which number is which follows from the order in which they come.
-    return x.kind == y.kind && x.requires_grad == y.requires_grad &&
-           (x.kind == Ref::Kind::kHost || x.index == y.index);
+    return x.kind == y.kind && x.requires_grad == y.requires_grad && (x.kind == Ref::Kind::kHost || x.index == y.index);
   });
 }
 
@@ -101,11 +100,11 @@ Ref Recording::outside(const at::Tensor& tensor) {
   if (tensor.has_storage() && made_storages_.contains(tensor.storage().unsafeGetStorageImpl())) {
     refuse("it uses a tensor that shares memory with a result and was made past LibTorch's operators, such as .data()");
   }
-  outside_.push_back({.tensor = tensor,
-                      .data = tensor.has_storage() ? tensor.const_data_ptr() : nullptr,
-                      .requires_grad = tensor.requires_grad(),
-                      .written = tensor.has_storage() &&
-                                 written_storages_.contains(tensor.storage().unsafeGetStorageImpl())});
+  outside_.push_back(
+      {.tensor = tensor,
+       .data = tensor.has_storage() ? tensor.const_data_ptr() : nullptr,
+       .requires_grad = tensor.requires_grad(),
+       .written = tensor.has_storage() && written_storages_.contains(tensor.storage().unsafeGetStorageImpl())});
   const Ref ref{.kind = Ref::Kind::kOutside, .index = static_cast<int32_t>(outside_.size() - 1)};
   known_.emplace(tensor.unsafeGetTensorImpl(), ref);
   return ref;

@@ -141,8 +141,7 @@ bool Tape::input_is_written() const {
     if (!input.is_input || !input.current.defined()) return false;
     const auto* storage = input.current.storage().unsafeGetStorageImpl();
     return std::any_of(outside_.begin(), outside_.end(), [&](const Outside& other) {
-      return other.written && other.current.defined() &&
-             other.current.storage().unsafeGetStorageImpl() == storage;
+      return other.written && other.current.defined() && other.current.storage().unsafeGetStorageImpl() == storage;
     });
   });
 }

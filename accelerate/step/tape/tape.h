@@ -94,9 +94,9 @@ class Tape {
     c10::Device device;
     const void* data = nullptr;
     bool written = false;
-    bool is_input = false;  ///< another one in every step
-    at::Tensor buffer;      ///< of an input: what the graph reads
-    at::Tensor current;     ///< in this step
+    bool is_input = false;          ///< another one in every step
+    at::Tensor buffer;              ///< of an input: what the graph reads
+    at::Tensor current;             ///< in this step
     const void* address = nullptr;  ///< of `current`
   };
   /// Memory that keeps its numbers after the launch.
