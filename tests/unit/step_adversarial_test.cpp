@@ -285,10 +285,40 @@ TEST_F(StepCapture, AnInputThatSharesMemoryWithWhatTheStepWrites) {
     b.accelerator.backward(loss);
     b.optimizer.step();
     b.optimizer.zero_grad();
-    const auto changed = other * 2;
+    const auto changed = other * other;
     b.log.push_back(changed.sum().item<double>());
   });
+  EXPECT_EQ(report.fallbacks, 1);
+  EXPECT_THAT(report.last_fallback, HasSubstr("shares memory"));
   EXPECT_GT(report.replayed, 8);
+}
+
+TEST_F(StepCapture, AResultThatOneStepKeepsAndTheCapturedOneDidNot) {
+  at::Tensor kept;
+  const auto report = expect_same({}, with({.loss =
+                                                [&](Body& b, const at::Tensor& logits, at::Tensor loss) {
+                                                  const auto squares = logits.pow(2);
+                                                  if (b.step == 12) kept = squares.detach();
+                                                  return loss + squares.mean();
+                                                },
+                                            .after_step =
+                                                [&](Body& b, const at::Tensor&, const at::Tensor&) {
+                                                  if (b.step == 20) b.log.push_back(kept.sum().item<double>());
+                                                }}));
+  EXPECT_GT(report.replayed, 8);
+  at::Tensor squares;
+  const auto same_operators = expect_same({}, with({.loss =
+                                                        [&](Body& b, const at::Tensor& logits, at::Tensor loss) {
+                                                          const auto now = logits.pow(2);
+                                                          if (b.step == 12) squares = now;
+                                                          return loss + now.mean();
+                                                        },
+                                                    .after_step =
+                                                        [&](Body& b, const at::Tensor&, const at::Tensor&) {
+                                                          if (b.step == 20)
+                                                            b.log.push_back(squares.sum().item<double>());
+                                                        }}));
+  EXPECT_THAT(same_operators.last_fallback, testing::AnyOf(HasSubstr("is kept"), HasSubstr("aten::sum")));
 }
 
 TEST_F(StepCapture, SettingsOfLibTorchThatChangeAreSeen) {
@@ -340,6 +370,23 @@ TEST_F(StepCapture, InferenceModeInTheMiddleOfAStep) {
                                       for (const auto& one : kept) b.log.push_back(one.item<double>());
                                     }}));
     EXPECT_GT(report.replayed, 8);
+  }
+}
+
+TEST_F(StepCapture, OperatorsInAnotherModeAreOthers) {
+  for (const int64_t at : {4, 12}) {
+    const auto without_graph = with({.loss = [at](Body& b, const at::Tensor& logits, at::Tensor loss) {
+      const at::AutoGradMode grad(b.step != at);
+      const auto size = logits.pow(2).mean();
+      const at::AutoGradMode again(true);
+      return loss + size;
+    }});
+    EXPECT_EQ(expect_same({}, without_graph).fallbacks, 1);
+    const auto precise = with({.loss = [at](Body& b, const at::Tensor& logits, at::Tensor loss) {
+      const auto autocast = b.accelerator.autocast({.enabled = b.step != at});
+      return loss + logits.matmul(logits.t()).mean();
+    }});
+    EXPECT_EQ(expect_same({.mixed_precision = "bf16"}, precise).fallbacks, 1);
   }
 }
 
