@@ -198,7 +198,7 @@ void Runtime::release() {
   require_no_open_join("free_memory");
   resolve_updates();
   auto next = std::make_shared<SyncSchedule>(sync_->rule(), active_loaders_);
-  if (steps_) steps_->close();
+  if (steps_) steps_->forget();
   sync_->close(SyncSchedule::End::kReleased);
   sync_->on_leave({});
   for (const auto& model : prepared_.models) model->end();

@@ -21,7 +21,7 @@ set(private_headers plan.h plan_agreement.h plan_capture.h plan_device.h plan_fo
   strategy/replicated.h strategy/uneven.h strategy/uneven_inputs.h
   strategy/ddp/comm_hook.h strategy/ddp/half_hook.h strategy/ddp/low_rank.h strategy/ddp/low_rank_hook.h
   strategy/ddp/errors.h strategy/ddp/gradient_reducer.h strategy/ddp/reducer_group.h strategy/ddp/same_model.h
-  step/recorder.h step/tape/entry.h step/tape/owned.h step/tape/pool.h step/tape/recording.h step/tape/step_node.h step/tape/tape.h
+  step/recorder.h step/tape/entry.h step/tape/graphs.h step/tape/owned.h step/tape/pool.h step/tape/random.h step/tape/recording.h step/tape/step_node.h step/tape/tape.h
   tensor/graph.h tensor/hardware.h tensor/intercept.h tensor/memory_bytes.h tensor/memory_owners.h tensor/out_of_memory.h runtime_memory.h
   cli/command.h cli/nearest.h
   launch/config.h launch/descriptor.h launch/forkable.h launch/forks.h launch/gpus.h launch/launcher.h launch/machine.h launch/output.h launch/port.h

@@ -84,13 +84,18 @@ void StepRecorder::open(StepKind kind) {
   if (const auto reason = capture_->refusal()) return refuse(*slot, *reason);
   slot_ = slot;
   helped_before_ = operators_of_helping_threads();
-  if (slot->tape) {
-    on_tape_ = true;
-    slot->tape->begin();
-  } else {
-    recording_ = std::make_unique<Recording>(device_.type());
+  try {
+    observation_.emplace(*this);
+    if (slot->tape) {
+      on_tape_ = true;
+      slot->tape->begin();
+    } else {
+      recording_ = std::make_unique<Recording>(device_.type());
+    }
+  } catch (...) {
+    leave();
+    throw;
   }
-  observation_.emplace(*this);
 }
 
 void StepRecorder::on_operator(const c10::OperatorHandle& op, torch::jit::Stack& stack) {
@@ -149,13 +154,19 @@ void StepRecorder::leave() {
   explicit_ = false;
   observation_.reset();
   recording_.reset();
+  const Slot* slot = std::exchange(slot_, nullptr);
   if (std::exchange(on_tape_, false)) {
-    Tape& tape = *slot_->tape;
+    Tape& tape = *slot->tape;
     const auto state = tape.state();
     if (state == Tape::State::kCapturing || state == Tape::State::kReplaying) tape.leave("the step threw an exception");
     tape.end();
   }
-  slot_ = nullptr;
+}
+
+void StepRecorder::forget() {
+  close();
+  slots_.clear();
+  last_stepped_ = nullptr;
 }
 
 void StepRecorder::refuse(Slot& slot, std::string reason) {

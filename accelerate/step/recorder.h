@@ -61,6 +61,8 @@ class StepRecorder final : public OperatorObserver {
   void close();
   /// It was left by an exception.
   void leave();
+  /// Ends the open step. What was captured is let go: what it was of does not come again.
+  void forget();
   CudaGraphReport report() const { return report_; }
 
  private:

@@ -5,6 +5,7 @@
 #include <ATen/core/boxing/KernelFunction.h>
 
 #include <atomic>
+#include <memory>
 
 #include "accelerate/core/error.h"
 
@@ -13,14 +14,15 @@ namespace {
 
 constexpr auto kKey = c10::DispatchKey::TESTING_ONLY_GenericMode;
 
-thread_local OperatorObserver* observer_of_thread = nullptr;
+/// Of the thread that began to observe; another one may end it.
+thread_local std::shared_ptr<std::atomic<OperatorObserver*>> observer_of_thread;
 std::atomic<uint64_t> helped{0};
 
 void observe(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const Unobserved inside;
   if (observer_of_thread != nullptr) {
-    observer_of_thread->on_operator(op, *stack);
-    return;
+    OperatorObserver* const observer = observer_of_thread->load();
+    return observer != nullptr ? observer->on_operator(op, *stack) : op.callBoxed(stack);
   }
   helped.fetch_add(1, std::memory_order_relaxed);
   op.callBoxed(stack);
@@ -35,7 +37,7 @@ void install() {
 }  // namespace
 
 Observation::Observation(OperatorObserver& observer) {
-  if (observer_of_thread != nullptr) {
+  if (observer_of_thread != nullptr && observer_of_thread->load() != nullptr) {
     throw UsageError({.place = "cuda_graph",
                       .what = "Two Accelerators capture steps in one thread at a time",
                       .got = "a step of one that begins inside a step of another",
@@ -43,13 +45,16 @@ Observation::Observation(OperatorObserver& observer) {
                       .remedy = "End the first step with optimizer.step(), or leave .cuda_graph out of one of them"});
   }
   install();
-  observer_of_thread = &observer;
+  observer_ = std::make_shared<std::atomic<OperatorObserver*>>(&observer);
+  observer_of_thread = observer_;
   c10::impl::tls_set_dispatch_key_included(kKey, true);
 }
 
 Observation::~Observation() {
+  observer_->store(nullptr);
+  if (observer_of_thread != observer_) return;
   c10::impl::tls_set_dispatch_key_included(kKey, false);
-  observer_of_thread = nullptr;
+  observer_of_thread.reset();
 }
 
 Unobserved::Unobserved() : excluded_(kKey) {}

@@ -3,7 +3,9 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/stack.h>
 
+#include <atomic>
 #include <cstdint>
+#include <memory>
 
 namespace accelerate::internal {
 
@@ -18,13 +20,16 @@ class OperatorObserver {
   ~OperatorObserver() = default;
 };
 
-/// Until it ends, operators of this thread go to an observer; one at a time. Ends in the thread where it began.
+/// Until it ends, operators of the thread where it began go to an observer; one at a time. May end in another thread.
 class [[nodiscard]] Observation {
  public:
   explicit Observation(OperatorObserver& observer);
   ~Observation();
   Observation(const Observation&) = delete;
   Observation& operator=(const Observation&) = delete;
+
+ private:
+  std::shared_ptr<std::atomic<OperatorObserver*>> observer_;
 };
 
 /// Until it ends, operators of this thread pass by its observer.

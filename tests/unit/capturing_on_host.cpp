@@ -22,6 +22,7 @@ constexpr auto kAbove = c10::DispatchKey::TESTING_ONLY_GenericMode;
 at::Tensor by_address(const at::Tensor& tensor) {
   if (!tensor.defined() || tensor.unsafeGetTensorImpl()->is_wrapped_number()) return tensor;
   if (tensor.numel() == 0) return tensor.detach();
+  const c10::InferenceMode usual(false);  // it is written where no such mode is
   return at::from_blob(const_cast<void*>(tensor.const_data_ptr()), tensor.sizes(), tensor.strides(),
                        tensor.options().requires_grad(false));
 }
@@ -161,6 +162,10 @@ class HostCapture final : public accelerate::CaptureDevice {
 
  private:
   static void intercepted(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+    // A guard of the user's that began while capturing switches the key on again when it ends.
+    if (capturing == nullptr) {
+      return op.redispatchBoxed(keys & c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, kKey), stack);
+    }
     capturing->call(op, keys, stack);
   }
   static void install() {

@@ -31,8 +31,24 @@ enum class Act {
   kSumOfEpoch,
   kFreeze,
   kThaw,
+  kFirstPass,
+  kResetPass,
+  kRetained,
+  kAddedUp,
+  kForm,
+  kFreezePhase,
+  kHook,
+  kRetainGrad,
+  kExpanded,
+  kSameInput,
+  kWriteInput,
+  kBuffer,
+  kReplacedBuffer,
+  kPassAfterStep,
+  kHalveGradients,
+  kInferenceMode,
 };
-constexpr int kActs = static_cast<int>(Act::kThaw) + 1;
+constexpr int kActs = static_cast<int>(Act::kInferenceMode) + 1;
 
 struct Loop {
   Variant variant;
@@ -64,10 +80,14 @@ rc::Gen<Loop> loops() {
 struct Kept {
   std::vector<at::Tensor> tensors;
   at::Tensor sum;  ///< of the losses of an epoch of 7 steps
+  at::Tensor buffer;
 };
 
 void act(Body& b, Act what, Kept& kept) {
-  if (b.step == 0) kept = {};
+  if (b.step == 0) {
+    kept = {};
+    kept.buffer = torch::ones({4}).to(capturing::device());
+  }
   if (b.step % 7 == 0) {
     if (kept.sum.defined()) kept.tensors.push_back(kept.sum);
     kept.sum = torch::zeros({}).to(capturing::device());
@@ -83,22 +103,59 @@ void act(Body& b, Act what, Kept& kept) {
   if (what == Act::kThaw) b.model->first->weight.set_requires_grad(true);
   at::Tensor x = b.x, y = b.y;
   if (what == Act::kSmallBatch) x = x.narrow(0, 0, 5), y = y.narrow(0, 0, 5);
+  if (what == Act::kExpanded) x = x.narrow(0, 0, 1).expand_as(x);
+  at::Tensor late;
   auto window = b.accelerator.accumulate(b.model);
+  if (what == Act::kFirstPass || what == Act::kResetPass || what == Act::kFreezePhase) {
+    if (what == Act::kFreezePhase) b.model->second->weight.set_requires_grad(false);
+    b.accelerator.backward(b.model(x * 2).pow(2).mean() * 1e-2);
+    if (what == Act::kFreezePhase) b.model->second->weight.set_requires_grad(true);
+    if (what == Act::kResetPass) b.optimizer.zero_grad();
+  }
   auto logits = b.model(x);
+  if (what == Act::kSameInput) kept.tensors.push_back(y.contiguous());
+  if (what == Act::kHook) logits.register_hook([](const at::Tensor& gradient) { return gradient * 0.5; });
+  if (what == Act::kRetainGrad) logits.retain_grad();
+  if (what == Act::kForm) b.log.push_back(static_cast<double>(logits.detach().clone().t_().size(0)));
+  if (what == Act::kPassAfterStep) late = (b.model->third->bias * 2).sum();
+  if (what == Act::kBuffer) {
+    logits = logits * kept.buffer;
+    kept.buffer = kept.buffer * 0.9 + logits.detach().mean(0) * 0.1;
+  }
   if (what == Act::kSecondForward) logits = logits + b.model(x);
   if (what == Act::kInPlace) logits.mul_(0.5);
   auto loss = cross_entropy(logits, y);
   if (what == Act::kTerm) loss = loss + logits.pow(2).mean() * 1e-2;
+  if (what == Act::kAddedUp) {
+    auto total = torch::zeros({}, torch::device(capturing::device()));
+    total += loss;
+    loss = total;
+  }
+  if (what == Act::kRetained) b.accelerator.backward(loss * 0.5, {.retain_graph = true});
   if (what == Act::kReadBefore) b.log.push_back(loss.item<double>());
   b.accelerator.backward(loss);
   if (what == Act::kReadBetween) b.log.push_back(loss.item<double>());
   if (what == Act::kGiveUp) return;
+  if (what == Act::kRetainGrad) b.log.push_back(logits.grad().abs().sum().item<double>());
+  if (what == Act::kWriteInput) x.view({-1}).mul_(0.5);
+  if (what == Act::kWriteInput) kept.tensors.push_back(x);
+  if (what == Act::kReplacedBuffer) kept.buffer.set_data(kept.buffer * 0.9 + logits.detach().mean(0) * 0.1);
+  if (what == Act::kHalveGradients) {
+    for (const auto& parameter : b.model->parameters()) {
+      if (parameter.grad().defined()) parameter.mutable_grad() = parameter.grad() * 0.5;
+    }
+  }
+  if (what == Act::kInferenceMode) {
+    const c10::InferenceMode inference;
+    kept.tensors.push_back(b.model->third(logits.detach().matmul(b.model->third->weight)).sum());
+  }
   if (what == Act::kThrow) throw std::runtime_error("the user's own");
   b.optimizer.step();
   if (what == Act::kSumOfEpoch) kept.sum += loss.detach();
   if (what == Act::kKeepLoss) kept.tensors.push_back(loss.detach());
   if (what == Act::kKeepLogits) kept.tensors.push_back(logits.select(0, 1));
   if (what == Act::kReadAfter) b.log.push_back(logits.sum().item<double>());
+  if (late.defined()) b.accelerator.backward(late);
   if (what == Act::kNoZero) return;
   b.optimizer.zero_grad({.set_to_none = what != Act::kZeroInPlace});
 }

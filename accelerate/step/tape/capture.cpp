@@ -55,7 +55,28 @@ void Tape::capture(const Entry& entry, const c10::OperatorHandle& op, torch::jit
     return op.callBoxed(stack);
   }
   const size_t results = stack.size() - entry.results.size();
-  for (size_t i = 0; i < entry.results.size(); ++i) bind(entry.results[i], stack[results + i]);
+  for (size_t i = 0; i < entry.results.size(); ++i) {
+    const Argument& result = entry.results[i];
+    bind(result, stack[results + i]);
+    if (!result.takes(Ref::Kind::kOutside)) continue;
+    // The user gets the tensor itself, not the copy that the graph reads.
+    if (result.kind == Argument::Kind::kTensor) {
+      stack[results + i] = outside_[result.tensors.front().index].current;
+    } else if (result.kind == Argument::Kind::kTensors) {
+      c10::List<at::Tensor> list;
+      const auto items = stack[results + i].toListRef();
+      for (size_t k = 0; k < items.size(); ++k) {
+        const Ref& ref = result.tensors[k];
+        list.push_back(ref.kind == Ref::Kind::kOutside ? outside_[ref.index].current : items[k].toTensor());
+      }
+      stack[results + i] = std::move(list);
+    }
+  }
+  for (const int32_t index : entry.made_differentiable) {
+    Value& value = values_[index];
+    const auto object = value.step == step_ ? value.object.lock() : TensorObject();
+    if (object.defined() && !value.requires_grad) value.output = node_->add_input_metadata(at::Tensor(object));
+  }
   ++position_;
   capture_.mark();
 }

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 #include "accelerate/step/tape/tape.h"
@@ -37,6 +38,10 @@ void take_graph(const at::Tensor& object, const at::Tensor& real, const Objects&
                                                               std::move(forward), view->shared_view_info(),
                                                               view->get_creation_meta());
   }
+  // Hooks, and that its gradient is kept, are the object's.
+  std::shared_ptr<autograd::hooks_list> hooks;
+  const bool retains_grad = object.requires_grad() && object.retains_grad();
+  if (const auto* own = autograd::impl::get_autograd_meta(object)) hooks = own->cpp_hooks_list_;
   object.unsafeGetTensorImpl()->set_autograd_meta(std::move(meta));
   autograd::impl::set_version_counter(object, autograd::impl::version_counter(real));
   if (real.grad_fn()) {
@@ -44,7 +49,32 @@ void take_graph(const at::Tensor& object, const at::Tensor& real, const Objects&
   } else if (real.requires_grad()) {
     object.requires_grad_(true);
   }
+  if (!object.requires_grad()) return;
+  if (retains_grad) object.retain_grad();
+  if (hooks == nullptr) return;
+  for (const auto& hook : *hooks) {
+    if (hook) object.register_hook([hook](const at::Tensor& gradient) { return at::Tensor(hook(gradient)); });
+  }
 }
+
+/// Layers that are frozen for a part of the step are so again while that is run.
+class Freezes {
+ public:
+  Freezes() = default;
+  ~Freezes() {
+    for (const auto& [tensor, requires_grad] : now_) tensor.set_requires_grad(requires_grad);
+  }
+  Freezes(const Freezes&) = delete;
+  Freezes& operator=(const Freezes&) = delete;
+  void set(const at::Tensor& tensor, const Ref& ref) {
+    if (ref.kind != Ref::Kind::kOutside || tensor.requires_grad() == ref.requires_grad || !tensor.is_leaf()) return;
+    now_.emplace_back(tensor, tensor.requires_grad());
+    tensor.set_requires_grad(ref.requires_grad);
+  }
+
+ private:
+  std::vector<std::pair<at::Tensor, bool>> now_;
+};
 
 }  // namespace
 
@@ -73,11 +103,18 @@ void Tape::run_again(size_t begin, size_t end, std::vector<at::Tensor>& real) {
   const auto keep = [&](const Ref& ref, const at::Tensor& tensor) {
     if (ref.kind == Ref::Kind::kValue && !real[ref.index].defined()) real[ref.index] = tensor;
   };
+  Freezes freezes;
+  const auto taken = [&](const Ref& ref) {
+    at::Tensor tensor = real_of(ref, real);
+    freezes.set(tensor, ref);
+    return tensor;
+  };
   for (size_t i = begin; i < end; ++i) {
     Entry& entry = entries_[i];
     if (entry.kind == Entry::Kind::kHost || entry.kind == Entry::Kind::kFeed) continue;  // they have run
     const ModeScope mode(entry.mode, device_);
     if (entry.kind == Entry::Kind::kBackward) {
+      for (Leaf& leaf : entry.leaves) leaf.parameter.mutable_grad() = real_of(leaf.before, real);
       host_.run(real_of(entry.root, real), entry.pass);
       for (const Leaf& leaf : entry.leaves) keep(leaf.after, leaf.parameter.grad());
       continue;
@@ -89,18 +126,18 @@ void Tape::run_again(size_t begin, size_t end, std::vector<at::Tensor>& real) {
           stack.push_back(argument.constant);
           break;
         case Argument::Kind::kTensor:
-          stack.emplace_back(real_of(argument.tensors.front(), real));
+          stack.emplace_back(taken(argument.tensors.front()));
           break;
         case Argument::Kind::kTensors: {
           c10::List<at::Tensor> list;
-          for (const Ref& ref : argument.tensors) list.push_back(real_of(ref, real));
+          for (const Ref& ref : argument.tensors) list.push_back(taken(ref));
           stack.emplace_back(std::move(list));
           break;
         }
         case Argument::Kind::kOptionalTensors: {
           c10::List<std::optional<at::Tensor>> list;
           for (const Ref& ref : argument.tensors) {
-            list.push_back(ref.kind == Ref::Kind::kNone ? std::nullopt : std::optional(real_of(ref, real)));
+            list.push_back(ref.kind == Ref::Kind::kNone ? std::nullopt : std::optional(taken(ref)));
           }
           stack.emplace_back(std::move(list));
           break;
@@ -142,6 +179,13 @@ void Tape::hand_over(const std::vector<at::Tensor>& real) {
 void Tape::catch_up(const std::string& reason) {
   const Unobserved own;
   const bool capturing = state_ == State::kCapturing;
+  at::Generator generator;
+  at::Tensor seeded;
+  if (random_state_.defined() && seed_was_set()) {
+    generator = at::globalContext().defaultGenerator(c10::Device(device_));
+    seeded = generator.get_state();
+    generator.set_state(random_state_);
+  }
   fallback_ = reason;
   state_ = State::kPassed;
   if (capturing) {
@@ -152,17 +196,19 @@ void Tape::catch_up(const std::string& reason) {
   std::vector<at::Tensor> real(values_.size());
   // Gradients as they were before; what the user has made of them since then stays.
   std::vector<std::pair<at::Tensor, at::Tensor>> changed;
+  std::unordered_set<const c10::TensorImpl*> seen;
   for (size_t i = position_; i-- > launched_;) {
     for (Leaf& leaf : entries_[i].leaves) {
+      if (!seen.insert(leaf.parameter.unsafeGetTensorImpl()).second) continue;  // what a later pass found counts
       at::Tensor& gradient = leaf.parameter.mutable_grad();
       const c10::TensorImpl* ours = leaf.after.kind == Ref::Kind::kValue
                                         ? values_[leaf.after.index].current
                                         : real_of(leaf.after, real).unsafeGetTensorImpl();
       if (gradient.unsafeGetTensorImpl() != ours) changed.emplace_back(leaf.parameter, gradient);
-      gradient = real_of(leaf.before, real);
     }
   }
   run_again(launched_, position_, real);
+  if (seeded.defined()) generator.set_state(seeded);
   for (auto& [parameter, gradient] : changed) parameter.mutable_grad() = gradient;
   hand_over(real);
   at::autocast::clear_cache();

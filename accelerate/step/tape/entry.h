@@ -28,6 +28,7 @@ struct Ref {
   };
   Kind kind = Kind::kNone;
   int32_t index = 0;
+  bool requires_grad = false;  ///< of kOutside: at this use, since layers may be frozen for a part of the step
   bool operator==(const Ref&) const = default;
 };
 
@@ -44,6 +45,7 @@ struct Argument {
 struct Mode {
   uint64_t included = 0, excluded = 0;  ///< dispatch keys
   bool grad = true;
+  bool inference = false;
   std::optional<at::ScalarType> autocast = {};
   bool operator==(const Mode&) const = default;
   static Mode now(c10::DeviceType device);
@@ -60,7 +62,7 @@ class [[nodiscard]] ModeScope {
  private:
   c10::DeviceType device_;
   c10::impl::LocalDispatchKeySet keys_;
-  bool grad_;
+  bool grad_, inference_;
   at::ScalarType autocast_;
 };
 
@@ -92,7 +94,9 @@ struct Entry {
   std::optional<c10::OperatorHandle> op;  ///< none: `kBackward`, and a `kRead` that is no operator
   Mode mode;
   std::vector<Argument> arguments, results;
-  Ref root;  ///< of kBackward
+  std::vector<int32_t> made_differentiable;  ///< values that were there: by writing into them
+  bool draws = true;  ///< random numbers, as far as can be told, or what is before it is launched
+  Ref root;           ///< of kBackward
   PassOptions pass;
   std::vector<Leaf> leaves;
 };
@@ -102,6 +106,12 @@ bool same_constant(const c10::IValue& a, const c10::IValue& b);
 
 /// What `value` is but for its tensors, which `ref_of` names.
 Argument argument_of(const c10::IValue& value, const std::function<Ref(const at::Tensor&)>& ref_of);
+
+/// What of LibTorch's settings of the process decides which kernels operators call.
+uint64_t kernel_settings();
+
+/// The parameters that autograd reaches from `root`, and why that pass cannot be repeated; empty: it can.
+std::string find_leaves(const at::Tensor& root, std::vector<Leaf>& leaves);
 
 /// How many functions autograd calls when it has a gradient of `parameter`.
 size_t hooks_of(const at::Tensor& parameter);

@@ -35,7 +35,9 @@ bool Tape::matches_number(const at::Tensor& recorded, const c10::TensorImpl* ten
 }
 
 bool Tape::matches_outside(Outside& outside, c10::TensorImpl* tensor) {
-  if (outside.current.defined()) return outside.current.unsafeGetTensorImpl() == tensor;
+  if (outside.current.defined()) {
+    return outside.current.unsafeGetTensorImpl() == tensor && address_of(tensor, no_numbers_) == outside.address;
+  }
   if (tensor == c10::UndefinedTensorImpl::singleton() || !tensor->has_storage()) return false;
   if (tensor->storage().unsafeGetStorageImpl() == no_numbers_.unsafeGetStorageImpl()) return false;
   if (tensor->device() != outside.device) return false;
@@ -49,6 +51,7 @@ bool Tape::matches_outside(Outside& outside, c10::TensorImpl* tensor) {
     return false;
   }
   outside.current = borrowed(tensor);
+  outside.address = address_of(tensor, no_numbers_);
   if (outside.is_input) {
     fill(outside);
   } else if (state_ == State::kCapturing) {
@@ -64,7 +67,7 @@ bool Tape::matches(const Ref& ref, c10::TensorImpl* tensor) {
     case Ref::Kind::kValue:
       return values_[ref.index].current == tensor && values_[ref.index].step == step_;
     case Ref::Kind::kOutside:
-      return matches_outside(outside_[ref.index], tensor);
+      return tensor->requires_grad() == ref.requires_grad && matches_outside(outside_[ref.index], tensor);
     case Ref::Kind::kHost:
       return matches_number(numbers_[ref.index], tensor);
     case Ref::Kind::kUnknown:
@@ -108,6 +111,9 @@ std::string Tape::mismatch_of(const Entry& entry, const at::Tensor& root, const 
   if (!(entry.mode == Mode::now(device_))) return place(position_, "backward") + "in another mode (grad, autocast)";
   if (!(entry.pass == pass)) return place(position_, "backward") + "its options have changed, or which models average";
   if (!matches(entry.root, root.unsafeGetTensorImpl())) return place(position_, "backward") + "of another loss";
+  if (!node_->tensor_pre_hooks().empty() || !node_->retains_grad_hooks().empty()) {
+    return place(position_, "backward") + "a result has a hook, or keeps its gradient";
+  }
   for (const Leaf& leaf : entry.leaves) {
     if (!matches(leaf.before, leaf.parameter.grad().unsafeGetTensorImpl())) {
       return place(position_, "backward") + "a gradient is there that was not, or the other way round";

@@ -1,11 +1,9 @@
 #include "accelerate/step/tape/recording.h"
 
 #include <torch/csrc/autograd/engine.h>
-#include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/csrc/autograd/graph_task.h>
 
 #include <algorithm>
-#include <unordered_set>
 #include <utility>
 
 #include "accelerate/tensor/intercept.h"
@@ -22,13 +20,6 @@ void for_each_tensor_in(const c10::IValue& value, const Function& function) {
   }
 }
 
-/// Those of parameters' accumulators are the strategies' own.
-bool has_hooks(torch::autograd::Node& node) {
-  if (!node.tensor_pre_hooks().empty() || !node.retains_grad_hooks().empty()) return true;
-  if (auto* leaf = dynamic_cast<torch::autograd::AccumulateGrad*>(&node)) return hooks_of(leaf->variable) != 0;
-  return !node.pre_hooks().empty() || !node.post_hooks().empty();
-}
-
 constexpr size_t kMostEntries = 100'000;
 
 /// Operators of this library have the device write into memory of the host.
@@ -41,7 +32,7 @@ bool is_number(const at::Tensor& tensor) { return tensor.unsafeGetTensorImpl()->
 bool same_refs(const std::vector<Ref>& a, const std::vector<Ref>& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Ref& x, const Ref& y) {
     // Which number is which follows from the order in which they come.
-    return x.kind == y.kind && (x.kind == Ref::Kind::kHost || x.index == y.index);
+    return x.kind == y.kind && x.requires_grad == y.requires_grad && (x.kind == Ref::Kind::kHost || x.index == y.index);
   });
 }
 
@@ -52,6 +43,7 @@ bool same_arguments(const std::vector<Argument>& a, const std::vector<Argument>&
 }
 
 bool same_entry(const Entry& a, const Entry& b) {
+  if (a.made_differentiable != b.made_differentiable) return false;
   if (a.op != b.op || a.kind != b.kind || a.name != b.name || !(a.mode == b.mode)) return false;
   // The host's own results may differ: they are computed again each time.
   if (a.kind != Entry::Kind::kHost && !same_arguments(a.arguments, b.arguments)) return false;
@@ -63,7 +55,20 @@ bool same_entry(const Entry& a, const Entry& b) {
                     });
 }
 
+/// Normalisations do not say that they change their running statistics.
+bool writes(const c10::FunctionSchema& schema, size_t argument) {
+  const c10::Argument& one = schema.arguments()[argument];
+  if (one.alias_info() != nullptr && one.alias_info()->isWrite()) return true;
+  return one.name() == "running_mean" || one.name() == "running_var";
+}
+
 }  // namespace
+
+bool Recording::Written::is_as_it_was() const {
+  const auto* now = tensor.has_storage() ? tensor.storage().unsafeGetStorageImpl() : nullptr;
+  return tensor.sizes() == sizes && tensor.strides() == strides && tensor.storage_offset() == offset &&
+         now == storage && (tensor.requires_grad() || !requires_grad);
+}
 
 Ref Recording::host(const at::Tensor& tensor) {
   if (tensor.dim() != 0) return {.kind = Ref::Kind::kUnknown};
@@ -81,8 +86,13 @@ Ref Recording::taken(const at::Tensor& tensor) {
   if (!tensor.defined()) return {};
   if (!on_device(tensor) || is_number(tensor)) return host(tensor);
   const auto found = known_.find(tensor.unsafeGetTensorImpl());
-  if (found != known_.end()) return found->second;
-  return outside(tensor);
+  Ref ref = found != known_.end() ? found->second : outside(tensor);
+  if (ref.kind != Ref::Kind::kOutside) return ref;
+  ref.requires_grad = tensor.requires_grad();
+  if (tensor.has_storage() && tensor.const_data_ptr() != outside_[ref.index].data) {
+    refuse("the memory of a tensor is replaced in the middle of the step, such as by set_data()");
+  }
+  return ref;
 }
 
 Ref Recording::outside(const at::Tensor& tensor) {
@@ -90,9 +100,11 @@ Ref Recording::outside(const at::Tensor& tensor) {
   if (tensor.has_storage() && made_storages_.contains(tensor.storage().unsafeGetStorageImpl())) {
     refuse("it uses a tensor that shares memory with a result and was made past LibTorch's operators, such as .data()");
   }
-  outside_.push_back({.tensor = tensor,
-                      .data = tensor.has_storage() ? tensor.const_data_ptr() : nullptr,
-                      .requires_grad = tensor.requires_grad()});
+  outside_.push_back(
+      {.tensor = tensor,
+       .data = tensor.has_storage() ? tensor.const_data_ptr() : nullptr,
+       .requires_grad = tensor.requires_grad(),
+       .written = tensor.has_storage() && written_storages_.contains(tensor.storage().unsafeGetStorageImpl())});
   const Ref ref{.kind = Ref::Kind::kOutside, .index = static_cast<int32_t>(outside_.size() - 1)};
   known_.emplace(tensor.unsafeGetTensorImpl(), ref);
   return ref;
@@ -109,14 +121,17 @@ Ref Recording::made(const at::Tensor& tensor) {
   const auto found = known_.find(tensor.unsafeGetTensorImpl());
   if (found != known_.end()) return found->second;
   check_layout(tensor);
+  bool of_outside = false;
   if (tensor.has_storage()) {
     const auto* storage = tensor.storage().unsafeGetStorageImpl();
-    const bool of_outside = std::any_of(outside_.begin(), outside_.end(), [&](const OutsideTensor& outside) {
+    of_outside = std::any_of(outside_.begin(), outside_.end(), [&](const OutsideTensor& outside) {
       return outside.tensor.has_storage() && outside.tensor.storage().unsafeGetStorageImpl() == storage;
     });
     if (!of_outside) made_storages_.try_emplace(storage, tensor.storage().getWeakStorageImpl());
   }
-  made_.push_back({.object = WeakTensorObject(tensor.getIntrusivePtr())});
+  made_.push_back({.object = WeakTensorObject(tensor.getIntrusivePtr()),
+                   .requires_grad = tensor.requires_grad(),
+                   .of_outside = of_outside});
   const Ref ref{.kind = Ref::Kind::kValue, .index = static_cast<int32_t>(made_.size() - 1)};
   known_.emplace(tensor.unsafeGetTensorImpl(), ref);
   return ref;
@@ -153,6 +168,49 @@ Entry::Kind Recording::kind_of(const c10::OperatorHandle& op, const std::vector<
   return Entry::Kind::kOperator;
 }
 
+void Recording::check_seed() {
+  if (RandomState::now(device_) != random_) refuse("the seed of the random numbers is set in the middle of the step");
+}
+
+/// The generator of the host does not tell.
+bool Recording::has_drawn() {
+  const RandomState before = std::exchange(random_, RandomState::now(device_));
+  return device_ == c10::kCPU || before != random_;
+}
+
+void Recording::note_written(const Ref& ref) {
+  const c10::StorageImpl* storage = nullptr;
+  if (ref.kind == Ref::Kind::kOutside) {
+    outside_[ref.index].written = true;
+    if (outside_[ref.index].tensor.has_storage()) {
+      storage = outside_[ref.index].tensor.storage().unsafeGetStorageImpl();
+    }
+  } else if (ref.kind == Ref::Kind::kValue && made_[ref.index].of_outside) {
+    const auto object = made_[ref.index].object.lock();
+    if (object.defined()) storage = object->unsafe_storage().unsafeGetStorageImpl();
+  }
+  if (storage == nullptr || !written_storages_.insert(storage).second) return;
+  for (OutsideTensor& outside : outside_) {
+    if (!outside.tensor.has_storage()) continue;
+    outside.written = outside.written || outside.tensor.storage().unsafeGetStorageImpl() == storage;
+  }
+}
+
+/// Whoever shares memory with what is written has its graph from then on.
+void Recording::find_made_differentiable(const std::vector<Written>& written, Entry& entry) {
+  for (const Written& one : written) {
+    if (!one.tensor.requires_grad() || one.storage == nullptr) continue;
+    for (size_t i = 0; i < made_.size(); ++i) {
+      if (made_[i].requires_grad) continue;
+      const auto object = made_[i].object.lock();
+      if (!object.defined() || !object->requires_grad()) continue;
+      made_[i].requires_grad = true;
+      entry.made_differentiable.push_back(static_cast<int32_t>(i));
+    }
+    return;
+  }
+}
+
 void Recording::on_operator(const c10::OperatorHandle& op, torch::jit::Stack& stack) {
   if (entries_.size() >= kMostEntries) refuse("it does not come to an end: no optimizer steps, and no window closes");
   if (!refusal_.empty()) {
@@ -162,22 +220,34 @@ void Recording::on_operator(const c10::OperatorHandle& op, torch::jit::Stack& st
   if (torch::autograd::get_current_graph_task_id() != -1) {
     refuse("autograd was not run by accelerator.backward(loss)");
   }
+  check_seed();
   const c10::FunctionSchema& schema = op.schema();
   const auto count = static_cast<std::ptrdiff_t>(schema.arguments().size());
   const std::vector<c10::IValue> arguments(stack.end() - count, stack.end());
   Entry entry{.name = schema.name(), .op = op, .mode = Mode::now(device_)};
+  std::vector<Written> written;
   const bool reaches_host = schema.name().starts_with(kOwnOperators);
   for (size_t i = 0; i < arguments.size(); ++i) {
     entry.arguments.push_back(argument_of(arguments[i], [&](const at::Tensor& tensor) {
       return reaches_host && is_pinned_memory(tensor) ? pinned(tensor) : taken(tensor);
     }));
-    const auto* alias = schema.arguments()[i].alias_info();
-    if (alias == nullptr || !alias->isWrite()) continue;
-    for (const Ref& ref : entry.arguments.back().tensors) {
-      if (ref.kind == Ref::Kind::kOutside) outside_[ref.index].written = true;
-    }
+    if (!writes(schema, i)) continue;
+    for_each_tensor_in(arguments[i], [&](const at::Tensor& tensor) {
+      if (!on_device(tensor)) return;
+      written.push_back({.tensor = tensor,
+                         .sizes = tensor.sizes().vec(),
+                         .strides = tensor.strides().vec(),
+                         .offset = tensor.storage_offset(),
+                         .storage = tensor.has_storage() ? tensor.storage().unsafeGetStorageImpl() : nullptr,
+                         .requires_grad = tensor.requires_grad()});
+    });
+    for (const Ref& ref : entry.arguments.back().tensors) note_written(ref);
   }
   op.callBoxed(stack);
+  for (const Written& before : written) {
+    if (before.is_as_it_was()) continue;
+    refuse(schema.name() + " changes the form of a tensor in place");
+  }
   const auto made_count = static_cast<std::ptrdiff_t>(schema.returns().size());
   const std::vector<c10::IValue> results(stack.end() - made_count, stack.end());
   entry.kind = kind_of(op, arguments, results);
@@ -186,51 +256,25 @@ void Recording::on_operator(const c10::OperatorHandle& op, torch::jit::Stack& st
       return entry.kind == Entry::Kind::kFeed ? taken(tensor) : made(tensor);
     }));
   }
-  const bool from_nothing = entry.kind == Entry::Kind::kOperator &&
-                            std::none_of(entry.arguments.begin(), entry.arguments.end(), [](const Argument& argument) {
-                              return argument.takes(Ref::Kind::kValue) || argument.takes(Ref::Kind::kOutside);
-                            });
-  if (from_nothing) {
-    for (const Argument& result : entry.results) {
-      for (const Ref& ref : result.tensors) {
-        if (ref.kind == Ref::Kind::kValue) made_[ref.index].from_factory = true;
-      }
-    }
-  }
+  entry.draws = has_drawn() || entry.kind == Entry::Kind::kRead;
+  if (entry.mode.grad) find_made_differentiable(written, entry);
   entries_.push_back(std::move(entry));
-}
-
-void Recording::find_leaves(const at::Tensor& root, std::vector<Leaf>& leaves) {
-  std::vector<torch::autograd::Node*> open{root.grad_fn().get()};
-  std::unordered_set<const torch::autograd::Node*> seen;
-  while (!open.empty()) {
-    torch::autograd::Node* node = open.back();
-    open.pop_back();
-    if (node == nullptr || !seen.insert(node).second) continue;
-    if (node->name().find("CppNode") != std::string::npos) {
-      refuse("its graph has a torch::autograd::Function of its own: " + node->name());
-    }
-    if (has_hooks(*node)) refuse("autograd calls a hook of the user's while it computes the gradients");
-    if (auto* leaf = dynamic_cast<torch::autograd::AccumulateGrad*>(node)) {
-      leaves.push_back({.parameter = leaf->variable, .hooks = hooks_of(leaf->variable)});
-    }
-    for (const auto& edge : node->next_edges()) open.push_back(edge.function.get());
-  }
 }
 
 void Recording::on_backward(const at::Tensor& root, const PassOptions& pass, const std::function<void()>& run) {
   if (!refusal_.empty()) return run();
   Entry entry{.kind = Entry::Kind::kBackward, .name = "backward", .mode = Mode::now(device_), .pass = pass};
+  check_seed();
   entry.root = taken(root);
   if (pass.create_graph) refuse("its gradients have a graph of their own (.create_graph)");
-  find_leaves(root, entry.leaves);
+  if (std::string why = find_leaves(root, entry.leaves); !why.empty()) refuse(std::move(why));
   for (Leaf& leaf : entry.leaves) {
     leaf.before = taken(leaf.parameter.grad());
-    if (leaf.before.kind != Ref::Kind::kOutside) continue;
-    outside_[leaf.before.index].written = true;
-    outside_[leaf.before.index].is_gradient = true;
+    note_written(leaf.before);
+    if (leaf.before.kind == Ref::Kind::kOutside) outside_[leaf.before.index].is_gradient = true;
   }
   run();
+  entry.draws = has_drawn();
   for (Leaf& leaf : entry.leaves) leaf.after = made(leaf.parameter.grad());
   entries_.push_back(std::move(entry));
 }

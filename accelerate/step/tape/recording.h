@@ -8,9 +8,11 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "accelerate/step/tape/entry.h"
+#include "accelerate/step/tape/random.h"
 
 namespace accelerate::internal {
 
@@ -26,14 +28,14 @@ struct OutsideTensor {
 /// A tensor of the device that an operator of the step made.
 struct MadeTensor {
   WeakTensorObject object;
-  /// Made from nothing: LibTorch wraps what factories return, and keeps the object only if nobody else holds it.
-  bool from_factory = false;
+  bool requires_grad = false;  ///< when it was made, or since it was written
+  bool of_outside = false;     ///< shares the memory of a tensor that the step did not make
 };
 
 /// What one step did, written down while it ran as usual.
 class Recording {
  public:
-  explicit Recording(c10::DeviceType device) : device_(device) {}
+  explicit Recording(c10::DeviceType device) : device_(device), random_(RandomState::now(device)) {}
 
   /// Runs the operator.
   void on_operator(const c10::OperatorHandle& op, torch::jit::Stack& stack);
@@ -56,6 +58,16 @@ class Recording {
   static std::optional<std::string> difference(const Recording& first, const Recording& second);
 
  private:
+  /// A tensor that an operator writes, as it was before.
+  struct Written {
+    at::Tensor tensor;
+    std::vector<int64_t> sizes, strides;
+    int64_t offset = 0;
+    const c10::StorageImpl* storage = nullptr;
+    bool requires_grad = false;
+    bool is_as_it_was() const;
+  };
+
   bool on_device(const at::Tensor& tensor) const { return tensor.device().type() == device_; }
   Ref taken(const at::Tensor& tensor);
   Ref pinned(const at::Tensor& tensor);
@@ -65,9 +77,13 @@ class Recording {
   Entry::Kind kind_of(const c10::OperatorHandle& op, const std::vector<c10::IValue>& arguments,
                       const std::vector<c10::IValue>& results);
   void check_layout(const at::Tensor& tensor);
-  void find_leaves(const at::Tensor& root, std::vector<Leaf>& leaves);
+  void check_seed();
+  bool has_drawn();
+  void note_written(const Ref& ref);
+  void find_made_differentiable(const std::vector<Written>& written, Entry& entry);
 
   c10::DeviceType device_;
+  RandomState random_;  ///< after the last entry
   std::vector<Entry> entries_;
   std::vector<OutsideTensor> outside_;
   std::vector<MadeTensor> made_;
@@ -75,6 +91,7 @@ class Recording {
   std::unordered_map<const c10::TensorImpl*, Ref> known_;
   /// Weak, which keeps an address from meaning two storages.
   std::unordered_map<const c10::StorageImpl*, WeakStorage> made_storages_;
+  std::unordered_set<const c10::StorageImpl*> written_storages_;  ///< of tensors that the step did not make
   std::string refusal_;
 };
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "accelerate/step/tape/owned.h"
 #include "accelerate/step/tape/pool.h"
@@ -11,10 +12,38 @@
 
 namespace accelerate::internal {
 
+namespace {
+
+/// Some elements of it may share memory, as those of an expanded tensor do.
+bool may_overlap(const at::Tensor& tensor) {
+  std::vector<std::pair<int64_t, int64_t>> dims;  // stride and size
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    if (tensor.size(i) > 1) dims.emplace_back(tensor.stride(i), tensor.size(i));
+  }
+  std::sort(dims.begin(), dims.end());
+  int64_t span = 1;
+  for (const auto& [stride, size] : dims) {
+    if (stride < span) return true;
+    span += stride * (size - 1);
+  }
+  return false;
+}
+
+/// All memory between its first element and its last.
+at::Tensor span_of(const at::Tensor& tensor) {
+  int64_t span = 1;
+  for (int64_t i = 0; i < tensor.dim(); ++i) span += tensor.stride(i) * (tensor.size(i) - 1);
+  return tensor.as_strided({span}, {1}, tensor.storage_offset());
+}
+
+}  // namespace
+
 void Tape::fill(const Outside& input) {
   const auto copy = [&] {
     const at::NoGradGuard no_grad;
-    input.buffer.copy_(input.current, /*non_blocking=*/true);
+    const bool overlaps = input.buffer.numel() != 0 && may_overlap(input.buffer);
+    const at::Tensor to = overlaps ? span_of(input.buffer) : input.buffer;
+    to.copy_(overlaps ? span_of(input.current) : input.current, /*non_blocking=*/true);
   };
   do_apart(copy);
 }
@@ -76,6 +105,11 @@ void Tape::replay(const Entry& entry, torch::jit::Stack& stack) {
       }
     }
   }
+  for (const int32_t index : entry.made_differentiable) {
+    const Value& value = values_[index];
+    const auto object = value.step == step_ ? value.object.lock() : TensorObject();
+    if (object.defined()) torch::autograd::impl::set_gradient_edge(at::Tensor(object), {node_, value.output});
+  }
   ++position_;
 }
 
@@ -92,6 +126,25 @@ const Entry* Tape::held_too_long() const {
     return &entries_.front();
   }
   return nullptr;
+}
+
+/// Autograd may be run from it yet, and would find nothing.
+bool Tape::keeps_unspent_graph() const {
+  return std::any_of(values_.begin(), values_.end(), [&](const Value& value) {
+    return value.has_unspent_graph && value.step == step_ && value.object.use_count() > 0;
+  });
+}
+
+/// What the graph reads is a copy that does not follow, or what it writes is one that others do not see.
+bool Tape::input_is_written() const {
+  return std::any_of(outside_.begin(), outside_.end(), [&](const Outside& input) {
+    if (!input.is_input || !input.current.defined()) return false;
+    const auto* storage = input.current.storage().unsafeGetStorageImpl();
+    return std::any_of(outside_.begin(), outside_.end(), [&](const Outside& other) {
+      if (&other == &input || !(other.written || input.written) || !other.current.defined()) return false;
+      return other.current.storage().unsafeGetStorageImpl() == storage;
+    });
+  });
 }
 
 bool Tape::takes(const c10::Storage& storage) const {
@@ -141,11 +194,16 @@ bool Tape::launch() {
     catch_up("a result of " + maker->name + " is kept, which was not when the step was captured");
     return false;
   }
+  if (input_is_written()) {
+    catch_up("an input shares memory with what the step writes");
+    return false;
+  }
   if (!std::exchange(room_made_, true)) {
     pool_.make_room_for(*this);
     move_out();
   }
   host_.launch(*segment->work);
+  note_random_state();
   for (Value& value : values_) {
     if (value.step != step_ || value.memory < 0) continue;
     if (const auto object = value.object.lock(); object.defined()) {

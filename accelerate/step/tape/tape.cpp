@@ -7,6 +7,7 @@
 #include <limits>
 #include <utility>
 
+#include "accelerate/step/tape/graphs.h"
 #include "accelerate/step/tape/owned.h"
 #include "accelerate/step/tape/pool.h"
 #include "accelerate/tensor/intercept.h"
@@ -20,8 +21,9 @@ c10::Storage without_numbers(c10::Device device) {
                        c10::DataPtr(nullptr, device), /*allocator=*/nullptr, /*resizable=*/false);
   storage.unsafeGetStorageImpl()->release_data_and_set_meta_custom_data_ptr_error_msg_(
       "[cuda_graph] This tensor belongs to a captured step that has not been launched yet: its address was asked for "
-      "past LibTorch's operators. Read it with .item(), .cpu() or .to(), read the address after optimizer.step(), or "
-      "leave .cuda_graph out of the options.");
+      "past LibTorch's operators, or it was made past them, by .data() or set_data(). Read it with .item(), .cpu() or "
+      ".to(), use .detach() in place of .data(), read the address after the step has ended, or leave .cuda_graph out "
+      "of the options.");
   return storage;
 }
 
@@ -60,6 +62,8 @@ bool stays(const OutsideTensor& a, const OutsideTensor& b) {
          a.tensor.dtype() == b.tensor.dtype();
 }
 
+constexpr const char* kSeedWasSet = "the seed of the random numbers was set in the middle of the step";
+
 }  // namespace
 
 Tape::Refusal Tape::refusal(const Recording& first, const Recording& second, c10::DeviceType device) {
@@ -78,27 +82,20 @@ Tape::Refusal Tape::refusal(const Recording& first, const Recording& second, c10
       return {.reason = "a tensor that is written in place is a new one in every step"};
   }
   // Nothing of a forward pass may be launched before its backward pass: caught up with, its graph would be missing.
+  const Graphs graphs(second);
+  const Entry* read = nullptr;
+  size_t read_at = 0;
   const auto& entries = second.entries();
-  std::string read;
-  bool forward = false;
   for (size_t i = 0; i < entries.size(); ++i) {
-    switch (entries[i].kind) {
-      case Entry::Kind::kOperator:
-        forward = forward || (read.empty() && entries[i].mode.grad);
-        break;
-      case Entry::Kind::kRead:
-        if (forward) read = entries[i].name;
-        break;
-      case Entry::Kind::kBackward:
-        if (!read.empty()) {
-          return {.reason = read + " waits for the device between the model and accelerator.backward(loss)",
-                  .for_good = true};
-        }
-        forward = false;
-        break;
-      default:
-        break;
+    if (entries[i].kind == Entry::Kind::kRead) {
+      read = &entries[i];
+      read_at = i;
     }
+    const Ref& root = entries[i].root;
+    if (read == nullptr || entries[i].kind != Entry::Kind::kBackward || root.kind != Ref::Kind::kValue) continue;
+    if (graphs.begun[root.index] > read_at) continue;
+    return {.reason = read->name + " waits for the device between the model and accelerator.backward(loss)",
+            .for_good = true};
   }
   return {};
 }
@@ -125,7 +122,8 @@ Tape::Tape(const Recording& first, Recording second, c10::Device device, Capture
   }
   values_.resize(second.made().size());
   torch::autograd::edge_list parameters;
-  for (size_t i = 0; i < values_.size(); ++i) values_[i].from_factory = second.made()[i].from_factory;
+  const Graphs graphs(second);
+  for (size_t i = 0; i < values_.size(); ++i) values_[i].has_unspent_graph = graphs.unspent[i];
   for (const Entry& entry : entries_) {
     for (const Leaf& leaf : entry.leaves) {
       parameters.emplace_back(torch::autograd::impl::grad_accumulator(leaf.parameter), 0);
@@ -151,6 +149,9 @@ void Tape::begin() {
   room_made_ = false;
   moved_ = nullptr;
   fallback_.clear();
+  node_->tensor_pre_hooks().clear();
+  node_->retains_grad_hooks().clear();
+  const uint64_t settings = kernel_settings();
   if (captured_) {
     state_ = State::kReplaying;
     for (Memory& memory : memories_) {
@@ -158,8 +159,13 @@ void Tape::begin() {
       memory.shown_before = memory.shown.getWeakStorageImpl();
       memory.shown = c10::Storage();
     }
+    note_random_state();
+    if (settings != settings_) {
+      catch_up("LibTorch's settings (TF32, deterministic algorithms, attention) are others than when it was captured");
+    }
     return;
   }
+  settings_ = settings;
   state_ = State::kCapturing;
   outside_storages_.clear();
   for (Outside& outside : outside_) {
@@ -186,6 +192,16 @@ bool Tape::follow_moved() {
   return true;
 }
 
+void Tape::note_random_state() {
+  random_ = RandomState::now(device_);
+  if (random_ == RandomState{}) return;
+  at::Generator generator = at::globalContext().defaultGenerator(c10::Device(device_));
+  random_state_ = generator.get_state();
+}
+
+/// While the step is replayed nobody draws random numbers before the launch.
+bool Tape::seed_was_set() const { return state_ == State::kReplaying && RandomState::now(device_) != random_; }
+
 bool Tape::unknown_work() { return state_ == State::kCapturing && open_ && capture_.has_unknown_work(); }
 
 /// What was captured so far has something in it that only this step can do, and does it: nothing of it runs again.
@@ -209,7 +225,8 @@ void Tape::on_operator(const c10::OperatorHandle& op, torch::jit::Stack& stack) 
     return op.callBoxed(stack);
   }
   const Entry& entry = entries_[position_];
-  if (const std::string why = mismatch_of(entry, op, stack); !why.empty()) {
+  const std::string why = entry.draws && seed_was_set() ? kSeedWasSet : mismatch_of(entry, op, stack);
+  if (!why.empty()) {
     catch_up(why);
     return op.callBoxed(stack);
   }
@@ -236,7 +253,8 @@ void Tape::on_backward(const at::Tensor& root, const PassOptions& pass) {
     return host_.run(root, pass);
   }
   Entry& entry = entries_[position_];
-  if (const std::string why = mismatch_of(entry, root, pass); !why.empty()) {
+  const std::string why = entry.draws && seed_was_set() ? kSeedWasSet : mismatch_of(entry, root, pass);
+  if (!why.empty()) {
     catch_up(why);
     return host_.run(root, pass);
   }
@@ -247,6 +265,11 @@ void Tape::on_backward(const at::Tensor& root, const PassOptions& pass) {
     }
     ++position_;
     return;
+  }
+  std::vector<Leaf> leaves;
+  if (const std::string why = find_leaves(root, leaves); !why.empty()) {
+    catch_up(why);
+    return host_.run(root, pass);
   }
   if (!open_) open_segment();
   try {
@@ -266,6 +289,7 @@ void Tape::on_read(std::string_view name) {
   if (state_ != State::kCapturing && state_ != State::kReplaying) return;
   if (position_ == entries_.size()) return complete();
   const Entry& entry = entries_[position_];
+  if (seed_was_set()) return catch_up(kSeedWasSet);
   if (entry.kind != Entry::Kind::kRead || entry.op || entry.name != name) {
     return catch_up("operator " + std::to_string(position_) + ": got " + std::string(name) + ", captured " +
                     entry.name);
@@ -301,6 +325,10 @@ void Tape::do_apart(const std::function<void()>& work) {
 void Tape::complete() {
   if (state_ == State::kCapturing) {
     finish_capture();
+  } else if (seed_was_set()) {
+    catch_up(kSeedWasSet);
+  } else if (keeps_unspent_graph()) {
+    catch_up("a result that no backward pass has used is kept beyond the operators that were captured");
   } else if (launch()) {
     launched_ = position_;
     state_ = State::kDone;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "accelerate/step/capture_device.h"
+#include "accelerate/step/tape/random.h"
 #include "accelerate/step/tape/recording.h"
 #include "accelerate/step/tape/step_node.h"
 
@@ -96,10 +97,11 @@ class Tape {
     c10::Device device;
     const void* data = nullptr;
     bool written = false;
-    bool stays_in_place = false;  ///< a copy of it could not stand in for it
-    bool is_input = false;        ///< another one in every step; written ones are copied back
-    at::Tensor buffer;            ///< of an input: what the graph reads
-    at::Tensor current;           ///< in this step
+    bool stays_in_place = false;    ///< a copy of it could not stand in for it
+    bool is_input = false;          ///< another one in every step; written ones are copied back
+    at::Tensor buffer;              ///< of an input: what the graph reads
+    at::Tensor current;             ///< in this step
+    const void* address = nullptr;  ///< of `current`
   };
   /// Memory that keeps its numbers after the launch.
   struct Memory {
@@ -110,7 +112,7 @@ class Tape {
     size_t bytes = 0;
   };
   struct Value {
-    bool from_factory = false;
+    bool has_unspent_graph = false;  ///< no backward pass of the step runs through it
     bool requires_grad = false;
     uint32_t output = 0;   ///< of the step's node
     TensorObject pattern;  ///< its form, without numbers
@@ -149,6 +151,8 @@ class Tape {
   bool takes(const c10::Storage& storage) const;
   bool launch();
   const Entry* held_too_long() const;
+  bool keeps_unspent_graph() const;
+  bool input_is_written() const;
   void fill(const Outside& input);
   void copy_back() const;
 
@@ -171,6 +175,8 @@ class Tape {
   void read(const std::function<void()>& read);
   void feed(const Entry& entry, const c10::OperatorHandle& op, torch::jit::Stack& stack);
   bool unknown_work();
+  void note_random_state();
+  bool seed_was_set() const;
   void launch_partly(const std::string& reason);
   void pass_by(std::string reason);
   void refuse(std::string reason) {
@@ -192,6 +198,9 @@ class Tape {
   std::shared_ptr<StepNode> node_;
   c10::Storage no_numbers_;
 
+  uint64_t settings_ = 0;
+  RandomState random_;       ///< where the step has begun, or was launched last
+  at::Tensor random_state_;  ///< the same as a whole
   bool captured_ = false;
   State state_ = State::kIdle;
   size_t position_ = 0;         ///< the next entry
