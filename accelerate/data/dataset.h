@@ -6,6 +6,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "accelerate/data/batch_memory.h"
+
 namespace accelerate {
 
 /// A map-style data set that gives whole batches: `size()` and `get_batch(std::span<const int64_t> indices)`.
@@ -14,6 +16,11 @@ concept BatchDataset = requires(D& dataset, std::span<const int64_t> indices) {
   { dataset.size() } -> std::convertible_to<int64_t>;
   dataset.get_batch(indices);
 };
+
+/// One that can make a batch where a device copies from it directly.
+template <class D>
+concept StagingDataset = BatchDataset<D> &&
+    requires(D& dataset, std::span<const int64_t> indices, BatchMemory& memory) { dataset.get_batch(indices, memory); };
 
 /// A map-style data set that gives examples: `size()` and `get(int64_t index)`.
 template <class D>

@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 
+#include "accelerate/data/batch_memory.h"
 #include "accelerate/tensor/tree.h"
 
 namespace accelerate::internal {
@@ -15,7 +16,8 @@ struct Slot {
   void (*for_each)(void* value, TensorVisitor visit) = nullptr;
 };
 
-/// Examples `indices` of a data set, collated. With workers several threads call it at once.
-using Fetch = std::function<Slot(std::span<const int64_t> indices)>;
+/// Examples `indices` of a data set, collated; in `memory` if the data set can. With workers several threads call it at
+/// once.
+using Fetch = std::function<Slot(std::span<const int64_t> indices, BatchMemory& memory)>;
 
 }  // namespace accelerate::internal

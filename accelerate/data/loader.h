@@ -53,7 +53,7 @@ class DataLoader {
     const int64_t size = dataset.size();
     core_ = std::make_shared<internal::LoaderCore>(
         size,
-        [data = std::make_shared<D>(std::move(dataset)), collate](std::span<const int64_t> indices) {
+        [data = std::make_shared<D>(std::move(dataset)), collate](std::span<const int64_t> indices, BatchMemory&) {
           return internal::make_slot<Batch>(collate(internal::examples_of(*data, indices)));
         },
         options);
@@ -102,8 +102,10 @@ class DataLoader {
     const int64_t size = data->size();
     core_ = std::make_shared<internal::LoaderCore>(
         size,
-        [data = std::move(data)](std::span<const int64_t> indices) {
-          if constexpr (BatchDataset<D>) {
+        [data = std::move(data)](std::span<const int64_t> indices, [[maybe_unused]] BatchMemory& memory) {
+          if constexpr (StagingDataset<D>) {
+            return internal::make_slot<Batch>(data->get_batch(indices, memory));
+          } else if constexpr (BatchDataset<D>) {
             return internal::make_slot<Batch>(data->get_batch(indices));
           } else {
             static_assert(

@@ -51,10 +51,19 @@ void require_finite(const at::Tensor& total, const std::vector<at::Tensor>& para
                               ".error_if_nonfinite out to clip all the same"});
 }
 
-/// Whether ours compute what LibTorch's would in fewer kernels: the norm of shorter numbers has their dtype there.
+bool is_short(const at::Tensor& gradient) {
+  return gradient.scalar_type() == at::kHalf || gradient.scalar_type() == at::kBFloat16;
+}
+
+/// Whether ours compute what LibTorch's would in fewer kernels, and write nothing where nothing changes.
 bool fits_operators(const Gradients& gradients) {
   const at::Tensor& first = gradients.front();
-  return first.is_cuda() && first.scalar_type() == at::kFloat && are_dense(gradients);
+  return first.is_cuda() && (first.scalar_type() == at::kFloat || is_short(first)) && are_dense(gradients);
+}
+
+std::vector<at::Tensor> norms_of(const Gradients& gradients, double order) {
+  const auto dtype = is_short(gradients.front()) ? std::optional(at::kFloat) : std::nullopt;
+  return at::_foreach_norm(gradients, order, dtype);
 }
 
 }  // namespace
@@ -75,7 +84,7 @@ at::Tensor clip_grad_norm(const std::vector<at::Tensor>& parameters, ClipNormOpt
   }
   Gradients norms;
   for (const Gradients& gradients : kinds) {
-    for (at::Tensor& norm : at::_foreach_norm(gradients, options.norm_type)) norms.push_back(std::move(norm));
+    for (at::Tensor& norm : norms_of(gradients, options.norm_type)) norms.push_back(std::move(norm));
   }
   if (norms.empty()) return at::zeros({});
   for (at::Tensor& norm : norms) {

@@ -42,6 +42,8 @@ class CaptureDevice {
   virtual void do_now(const std::function<void()>& work) = 0;
   /// Fresh memory with the same bytes, copied in the order of the current stream.
   virtual c10::DataPtr copy(const void* data, size_t bytes) = 0;
+  /// The same into memory that is there.
+  virtual void copy_to(void* target, const void* data, size_t bytes) = 0;
 };
 
 /// The kind of device that can capture, and how that is made for one device: the plug-in folder `step/captures`, and

@@ -85,6 +85,10 @@ int main(int argc, char** argv) {
   app.add_flag("--graph", graph, "with --plain: the whole step as one CUDA graph")->needs(by_hand);
   app.add_option("--comm-hook", settings.comm_hook, "of the prepared loop on several processes: bf16, fp16, ...")
       ->capture_default_str();
+  app.add_option("--bucket-cap-mb", settings.bucket_cap_mb, "of gradients that travel together, prepared loop only")
+      ->capture_default_str()
+      ->check(CLI::Range(1.0, 10'000.0));
+  app.add_flag("--bucket-view", settings.bucket_view, "gradients live in the buckets, prepared loop only");
   app.add_option("--workers", settings.workers, "threads of the prepared loop that make batches")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);

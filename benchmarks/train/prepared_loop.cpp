@@ -15,7 +15,9 @@ accelerate::AcceleratorOptions options_of(const Settings& settings) {
   accelerate::AcceleratorOptions options;
   options.mixed_precision = settings.precision;
   if (!settings.backend.empty()) options.init_process_group.backend = settings.backend;
-  if (settings.comm_hook != "no") options.strategy = accelerate::Ddp{.comm_hook = settings.comm_hook};
+  options.strategy = accelerate::Ddp{.bucket_cap_mb = settings.bucket_cap_mb,
+                                     .gradient_as_bucket_view = settings.bucket_view,
+                                     .comm_hook = settings.comm_hook};
   if (settings.cuda_graph) options.cuda_graph = accelerate::CudaGraph{};
   return options;
 }
@@ -33,8 +35,15 @@ void train(const Settings& settings, Meter& meter, const Task& task, std::shared
   auto [model, optimizer, loader, scheduler] = accelerator.prepare(net, adamw, data, accelerate::constant());
   std::optional<accelerate::Profiler> profiler;
   int64_t profiled = 0;
+  bool measured = false;
   while (true) {
     for (auto& [inputs, labels] : loader) {
+      if (measured) {  // between two windows: a captured step is launched when its own closes
+        if (torch::cuda::is_available() && profiled % kProfiledSteps == 0) torch::cuda::synchronize();
+        if (profiled == kProfiledSteps) return profiler->finish();
+        if (!profiler) profiler.emplace(accelerator.profile({.output_trace_dir = settings.profile}));
+        ++profiled;
+      }
       auto window = accelerator.accumulate(model);
       auto loss = loss_of<Net>(model, inputs, labels);
       accelerator.backward(loss);
@@ -42,14 +51,8 @@ void train(const Settings& settings, Meter& meter, const Task& task, std::shared
       optimizer.step();
       scheduler.step();
       optimizer.zero_grad();
-      if (profiler) {
-        if (++profiled < kProfiledSteps) continue;
-        loss.item();  // what the device still does belongs to the steps
-        return profiler->finish();
-      }
-      if (!meter.step(loss)) continue;
-      if (settings.profile.empty()) return;
-      profiler.emplace(accelerator.profile({.output_trace_dir = settings.profile}));
+      measured = measured || meter.step(loss);
+      if (measured && settings.profile.empty()) return;
     }
   }
 }

@@ -99,12 +99,19 @@ thread_local bool unknown = false;
 
 class HostCapture final : public accelerate::CaptureDevice {
  public:
+  /// From now on, whether it captures or not: a guard of the user's that began before a capture and ends within it puts
+  /// back what was included when it began.
+  HostCapture() {
+    install();
+    c10::impl::tls_set_dispatch_key_included(kKey, true);
+  }
+  ~HostCapture() override { c10::impl::tls_set_dispatch_key_included(kKey, false); }
+
   void begin() override {
     unknown = false;
     generator_ = at::detail::getDefaultCPUGenerator().get_state();
     capturing = this;
-    install();
-    c10::impl::tls_set_dispatch_key_included(kKey, true);
+    c10::impl::tls_set_dispatch_key_included(kKey, true);  // another one may be gone
   }
   std::unique_ptr<accelerate::CapturedWork> end() override {
     leave();
@@ -123,8 +130,11 @@ class HostCapture final : public accelerate::CaptureDevice {
   }
   c10::DataPtr copy(const void* data, size_t bytes) override {
     c10::DataPtr fresh = c10::GetAllocator(c10::kCPU)->allocate(bytes);
-    if (bytes != 0) std::memcpy(fresh.get(), data, bytes);
+    copy_to(fresh.get(), data, bytes);
     return fresh;
+  }
+  void copy_to(void* target, const void* data, size_t bytes) override {
+    if (bytes != 0) std::memcpy(target, data, bytes);
   }
 
   void call(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
@@ -188,7 +198,6 @@ class HostCapture final : public accelerate::CaptureDevice {
 
   /// The device has done nothing yet.
   void leave() noexcept {
-    c10::impl::tls_set_dispatch_key_included(kKey, false);
     capturing = nullptr;
     for (auto& [impl, saved] : before_) {
       if (!saved.second.empty()) std::memcpy(saved.first.mutable_data(), saved.second.data(), saved.second.size());

@@ -12,6 +12,7 @@
 
 namespace {
 
+using accelerate::BatchMemory;
 using accelerate::DataLoader;
 using accelerate::DataLoaderOptions;
 using accelerate::DataShard;
@@ -201,6 +202,26 @@ TEST(Prefetch, RoundsThatBecomeUnevenAreMadeAnew) {
   }
 }
 
+/// Rows in memory are taken straight to where the device copies from, once that is as large as a batch.
+RC_GTEST_PROP(Prefetch, RowsOfTensorsAreThoseOfThePlainLoader, ()) {
+  const auto size = *rc::gen::inRange<int64_t>(1, 60);
+  const DataLoaderOptions options = any_options(size);
+  DataLoaderOptions plain = options;
+  plain.num_workers = 0;
+  plain.prefetch_factor = {};
+  const TensorDataset rows(at::randn({size, 3}), at::arange(size));
+  const auto transfer = std::make_shared<LateTransfer>();
+  std::vector<std::tuple<at::Tensor, at::Tensor>> got, expected;
+  for (auto& batch : over(DataLoader(rows, options), transfer)) got.push_back(batch);
+  transfer->run_all();
+  for (auto& batch : DataLoader(rows, plain)) expected.push_back(batch);
+  RC_ASSERT(got.size() == expected.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    RC_ASSERT(at::equal(std::get<0>(got[i]), std::get<0>(expected[i])));
+    RC_ASSERT(at::equal(std::get<1>(got[i]), std::get<1>(expected[i])));
+  }
+}
+
 /// A tensor of any kind that a data set may give.
 at::Tensor any_tensor() {
   const auto kind = *rc::gen::element(at::kFloat, at::kDouble, at::kLong, at::kBool, at::kHalf, at::kByte,
@@ -230,11 +251,14 @@ RC_GTEST_PROP(Stage, HasTheValuesAndStridesThatMovingGives, ()) {
   const int64_t bytes = accelerate::internal::staged_bytes(slot);
   Slot batch = slot;
   if (bytes > 0) {
-    RC_ASSERT(!accelerate::internal::stage(batch, at::empty({bytes - 1}, at::kByte)));
+    BatchMemory little(at::empty({bytes - 1}, at::kByte));
+    RC_ASSERT(!accelerate::internal::stage(batch, little));
     RC_ASSERT(tensors->front().is_same(before.front()));
   }
   const at::Tensor memory = at::empty({bytes}, at::kByte);
-  RC_ASSERT(accelerate::internal::stage(batch, memory));
+  BatchMemory room(memory);
+  RC_ASSERT(accelerate::internal::stage(batch, room));
+  RC_ASSERT(room.left() == 0);
   for (int i = 0; i < count; ++i) {
     const at::Tensor& staged = tensors->at(static_cast<size_t>(i));
     const at::Tensor moved = before[static_cast<size_t>(i)].to(at::kCPU, false, /*copy=*/true);
@@ -244,6 +268,33 @@ RC_GTEST_PROP(Stage, HasTheValuesAndStridesThatMovingGives, ()) {
     RC_ASSERT(staged.storage().is_alias_of(memory.storage()));
   }
   RC_ASSERT(!tensors->back().defined());
+}
+
+/// What a data set has made there stays; the rest comes behind it.
+TEST(Stage, CopiesOnlyWhatIsNotThere) {
+  const at::Tensor memory = at::zeros({64 * 4}, at::kByte);
+  BatchMemory room(memory);
+  auto tensors = std::make_shared<std::vector<at::Tensor>>();
+  tensors->push_back(room.empty({2, 3}, at::kFloat).fill_(7));
+  tensors->push_back(at::full({5}, 3, at::kLong));
+  tensors->push_back(room.empty({2, 4}, at::kFloat).fill_(5).slice(1, 0, std::nullopt, 2));  // has gaps
+  Slot batch{tensors, [](void* value, accelerate::internal::TensorVisitor visit) {
+               for (at::Tensor& tensor : *static_cast<std::vector<at::Tensor>*>(value)) visit(tensor);
+             }};
+  const at::Tensor first = tensors->at(0);
+  ASSERT_TRUE(accelerate::internal::stage(batch, room));
+  EXPECT_TRUE(tensors->at(0).is_same(first));
+  EXPECT_TRUE(at::equal(tensors->at(0), at::full({2, 3}, 7.0F)));
+  EXPECT_TRUE(at::equal(tensors->at(1), at::full({5}, 3, at::kLong)));
+  EXPECT_TRUE(at::equal(tensors->at(2), at::full({2, 2}, 5.0F)));
+  for (const at::Tensor& tensor : *tensors) {
+    EXPECT_TRUE(room.has(tensor));
+    EXPECT_TRUE(tensor.is_contiguous());
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 64,
+              reinterpret_cast<uintptr_t>(memory.const_data_ptr()) % 64);
+  }
+  EXPECT_EQ(room.left(), 0);
+  EXPECT_FALSE(room.has(room.empty({1}, at::kFloat))) << "an ordinary one, where nothing is left";
 }
 
 TEST(Stage, LeavesWhatMovesByItselfAlone) {

@@ -37,6 +37,33 @@ RC_GTEST_PROP(TensorDataset, RowIIsTheRowOfIndexI, ()) {
   }
 }
 
+RC_GTEST_PROP(TensorDataset, RowsAreTheSameWhereverTheyAreMade, ()) {
+  const at::Tensor data = support::numbered_rows(9, *rc::gen::inRange<int64_t>(1, 20)), labels = at::arange(9);
+  const TensorDataset dataset(data, labels);
+  static_assert(StagingDataset<TensorDataset<at::Tensor, at::Tensor>>);
+  const auto indices = *rc::gen::container<std::vector<int64_t>>(rc::gen::inRange<int64_t>(0, 9));
+  const auto expected = dataset.get_batch(indices);
+  BatchMemory memory(at::zeros({*rc::gen::inRange<int64_t>(0, 2'000)}, at::kByte));
+  const int64_t room = memory.left();
+  const auto got = dataset.get_batch(indices, memory);
+  const int64_t needed = BatchMemory::bytes_of(std::get<0>(expected)) + BatchMemory::bytes_of(std::get<1>(expected));
+  RC_ASSERT(static_cast<bool>(same_bytes(std::get<0>(got), std::get<0>(expected))));
+  RC_ASSERT(static_cast<bool>(same_bytes(std::get<1>(got), std::get<1>(expected))));
+  if (room > 0 && needed <= room) {
+    RC_ASSERT(memory.has(std::get<0>(got)) && memory.has(std::get<1>(got)));
+    RC_ASSERT(memory.left() == room - needed);
+  }
+  BatchMemory none;
+  RC_ASSERT(!none.has(std::get<0>(dataset.get_batch(indices, none))));
+}
+
+TEST(TensorDataset, IndicesOutOfRangeAreErrorsWhereverRowsAreMade) {
+  const TensorDataset dataset(at::arange(4));
+  BatchMemory memory(at::zeros({64}, at::kByte));
+  const std::vector<int64_t> indices{1, 4};
+  EXPECT_THROW(dataset.get_batch(indices, memory), c10::IndexError);
+}
+
 TEST(TensorDataset, BatchesAreCopies) {
   const at::Tensor data = at::arange(4);
   const TensorDataset dataset(data);

@@ -175,10 +175,12 @@ TEST_F(StepCapture, WhateverStepsDoTheNumbersAreTheSame) {
       if (b.step + 1 != loop.variant.steps) return;
       for (const at::Tensor& tensor : kept.tensors) b.log.push_back(tensor.sum().item<double>());
     };
-    const Result usual = train(loop.variant, false, body), captured = train(loop.variant, true, body);
     std::string acts;
     for (const Act one : loop.acts) acts += std::to_string(static_cast<int>(one)) + " ";
-    RC_LOG() << "acts " << acts << "\nlast fallback: " << captured.report.last_fallback << "\n";
+    RC_LOG() << "dropout " << loop.variant.dropout << ", norm " << loop.variant.norm << ", accumulate "
+             << loop.variant.accumulate << ", acts " << acts << "\n";
+    const Result usual = train(loop.variant, false, body), captured = train(loop.variant, true, body);
+    RC_LOG() << "last fallback: " << captured.report.last_fallback << "\n";
     RC_ASSERT(usual.log == captured.log);
     RC_ASSERT(usual.parameters.size() == captured.parameters.size());
     for (size_t i = 0; i < usual.parameters.size(); ++i) RC_ASSERT(usual.parameters[i].equal(captured.parameters[i]));

@@ -3,15 +3,22 @@
 #include <ATen/ATen.h>
 
 #include <string>
+#include <vector>
 
 #include "accelerate/core/error.h"
 
 namespace accelerate::internal {
 
-at::Tensor take_rows(const at::Tensor& tensor, std::span<const int64_t> indices) {
+at::Tensor take_rows(const at::Tensor& tensor, std::span<const int64_t> indices, BatchMemory& memory) {
   const auto index =
       at::from_blob(const_cast<int64_t*>(indices.data()), {static_cast<int64_t>(indices.size())}, at::kLong);
-  return tensor.index_select(0, tensor.is_cpu() ? index : index.to(tensor.device()));
+  if (!tensor.is_cpu()) return tensor.index_select(0, index.to(tensor.device()));
+  if (memory.left() == 0 || tensor.requires_grad() || tensor.layout() != at::kStrided) return tensor.index_select(0, index);
+  std::vector<int64_t> sizes = tensor.sizes().vec();
+  sizes[0] = index.numel();
+  at::Tensor rows = memory.empty(sizes, tensor.scalar_type());
+  at::index_select_out(rows, tensor, 0, index);
+  return rows;
 }
 
 int64_t common_rows(std::span<const at::Tensor> tensors) {

@@ -7,11 +7,13 @@
 #include <span>
 #include <tuple>
 
+#include "accelerate/data/batch_memory.h"
+
 namespace accelerate {
 
 namespace internal {
-/// Rows `indices` of `tensor`, copied. Shape: {indices.size(), rest of the tensor's shape}.
-at::Tensor take_rows(const at::Tensor& tensor, std::span<const int64_t> indices);
+/// Rows `indices` of `tensor`, copied, those of the CPU into `memory`. Shape: {indices.size(), rest of the tensor's}.
+at::Tensor take_rows(const at::Tensor& tensor, std::span<const int64_t> indices, BatchMemory& memory);
 /// Number of rows that all tensors share. Throws DataError, naming the positions, when they differ.
 int64_t common_rows(std::span<const at::Tensor> tensors);
 }  // namespace internal
@@ -30,8 +32,12 @@ class TensorDataset {
 
   int64_t size() const { return size_; }
   std::tuple<Tensors...> get_batch(std::span<const int64_t> indices) const {
+    BatchMemory none;
+    return get_batch(indices, none);
+  }
+  std::tuple<Tensors...> get_batch(std::span<const int64_t> indices, BatchMemory& memory) const {
     return std::apply(
-        [&](const auto&... tensor) { return std::tuple<Tensors...>(internal::take_rows(tensor, indices)...); },
+        [&](const auto&... tensor) { return std::tuple<Tensors...>(internal::take_rows(tensor, indices, memory)...); },
         tensors_);
   }
 

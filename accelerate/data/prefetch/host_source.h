@@ -39,6 +39,9 @@ struct HostBatch {
   bool staged = false;         ///< its tensors are there
 };
 
+/// Makes `batch`, in the memory that was lent for it as far as that goes.
+void fetch_into(HostBatch& batch, const Fetch& fetch, std::span<const int64_t> indices);
+
 /// Makes the batches of a pass, in order.
 class HostSource {
  public:
@@ -49,8 +52,8 @@ class HostSource {
   virtual bool ready() = 0;
 };
 
-/// Makes each batch when it is taken.
-std::unique_ptr<HostSource> make_inline_source(const Fetch& fetch, BatchIndices indices);
+/// Makes each batch when it is taken, in a slot of `ring`, which may be null. Both must outlive it.
+std::unique_ptr<HostSource> make_inline_source(const Fetch& fetch, BatchIndices indices, PinnedRing* ring);
 
 struct WorkerOptions {
   int64_t num_workers = 1;

@@ -10,13 +10,6 @@
 namespace accelerate::internal {
 namespace {
 
-/// Where a tensor may begin: every dtype's size divides it, and vector instructions like it.
-constexpr int64_t kAlignment = 64;
-
-int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-
-int64_t bytes_of(const at::Tensor& tensor) { return aligned(static_cast<int64_t>(tensor.nbytes())); }
-
 bool is_free(const PinnedSlot& slot) { return !slot.lent && (slot.copy == nullptr || slot.copy->finished()); }
 
 }  // namespace
@@ -59,24 +52,29 @@ bool can_be_staged(const at::Tensor& tensor) {
 int64_t staged_bytes(const Slot& batch) {
   int64_t bytes = 0;
   batch.for_each(batch.value.get(), [&](at::Tensor& tensor) {
-    if (can_be_staged(tensor)) bytes += bytes_of(tensor);
+    if (can_be_staged(tensor)) bytes += BatchMemory::bytes_of(tensor);
   });
   return bytes;
 }
 
-bool stage(Slot& batch, const at::Tensor& memory) {
-  if (!memory.defined() || memory.numel() < staged_bytes(batch)) return false;
-  int64_t offset = 0;
+bool stage(Slot& batch, BatchMemory& memory) {
+  int64_t missing = 0;
+  const auto is_missing = [&](const at::Tensor& tensor) {
+    if (!can_be_staged(tensor)) return false;
+    return !memory.has(tensor) || !tensor.is_non_overlapping_and_dense() || tensor.is_conj() || tensor.is_neg();
+  };
   batch.for_each(batch.value.get(), [&](at::Tensor& tensor) {
-    if (!can_be_staged(tensor)) return;
+    if (is_missing(tensor)) missing += BatchMemory::bytes_of(tensor);
+  });
+  if (missing > memory.left()) return false;
+  batch.for_each(batch.value.get(), [&](at::Tensor& tensor) {
+    if (!is_missing(tensor)) return;
     const auto strides = tensor.is_non_overlapping_and_dense()
                              ? tensor.strides().vec()
                              : at::infer_dense_strides(tensor.sizes(), tensor.strides());
+    at::Tensor staged = memory.take(tensor.sizes(), strides, tensor.options());
     const c10::InferenceMode normal(false);
-    at::Tensor staged = at::empty({0}, tensor.options().pinned_memory(false));
-    staged.set_(memory.storage(), offset / static_cast<int64_t>(tensor.element_size()), tensor.sizes(), strides);
     staged.copy_(tensor);
-    offset += bytes_of(tensor);
     tensor = std::move(staged);
   });
   return true;

@@ -44,8 +44,8 @@ class PinnedRing {
 bool can_be_staged(const at::Tensor& tensor);
 /// Bytes that `stage` needs.
 int64_t staged_bytes(const Slot& batch);
-/// Copies what can be staged of `batch` into `memory` and puts the copies in its place; they have the strides that
-/// `Tensor::to` gives. False if there is too little of it; nothing has changed then.
-bool stage(Slot& batch, const at::Tensor& memory);
+/// Copies what can be staged of `batch`, and is not there already, into `memory` and puts the copies in its place; they
+/// have the strides that `Tensor::to` gives. False if too little is left; nothing has changed then.
+bool stage(Slot& batch, BatchMemory& memory);
 
 }  // namespace accelerate::internal

@@ -14,7 +14,7 @@ Prefetch::Prefetch(const Fetch& fetch, BatchIndices indices, PrefetchOptions opt
   constexpr int64_t kOwnSlots = 3;
   if (transfer_) ring_.emplace(*transfer_, static_cast<size_t>(ahead + kOwnSlots));
   if (options.num_workers == 0) {
-    host_ = make_inline_source(fetch, std::move(indices));
+    host_ = make_inline_source(fetch, std::move(indices), ring_ ? &*ring_ : nullptr);
   } else {
     host_ = make_worker_source(fetch, std::move(indices),
                                {.num_workers = options.num_workers, .ahead = ahead, .device = options.device},
@@ -39,7 +39,8 @@ void Prefetch::send(Travelling& travelling) {
     if (const int64_t bytes = staged_bytes(batch.slot); bytes > 0) {
       if (batch.lent == nullptr) batch.lent = &ring_->lend();
       ring_->make_room(*batch.lent, bytes);
-      batch.staged = stage(batch.slot, batch.lent->memory);
+      BatchMemory memory(batch.lent->memory);
+      batch.staged = stage(batch.slot, memory);
     }
   }
   travelling.copied.clear();

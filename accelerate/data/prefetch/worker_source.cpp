@@ -117,8 +117,7 @@ class WorkerSource final : public HostSource {
 
   void make(Task& task) {
     try {
-      task.batch.slot = fetch_(task.indices);
-      task.batch.staged = task.batch.lent != nullptr && stage(task.batch.slot, task.batch.lent->memory);
+      fetch_into(task.batch, fetch_, task.indices);
     } catch (...) {
       task.error = std::current_exception();
     }

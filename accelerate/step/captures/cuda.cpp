@@ -1,5 +1,6 @@
 // Stream capture of CUDA, through LibTorch's graphs, which keep its allocator and its random numbers right.
 #include <ATen/cuda/CUDAGraph.h>
+#include <c10/core/InferenceMode.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
@@ -56,6 +57,7 @@ class CudaCapture final : public CaptureDevice {
   }
 
   void begin() override {
+    const c10::InferenceMode usual(false);  // LibTorch keeps tensors for its generator, and writes them later
     stream().synchronize();  // `do_now` works on another stream, and reads what this one has made so far
     if (!anchor_) anchor_ = some_graph();
     graph_ = std::make_unique<at::cuda::CUDAGraph>(/*keep_graph=*/true);
@@ -94,10 +96,12 @@ class CudaCapture final : public CaptureDevice {
 
   c10::DataPtr copy(const void* data, size_t bytes) override {
     c10::DataPtr fresh = allocator::get()->allocate(bytes);
-    if (bytes != 0) {
-      C10_CUDA_CHECK(cudaMemcpyAsync(fresh.get(), data, bytes, cudaMemcpyDeviceToDevice, stream()));
-    }
+    copy_to(fresh.get(), data, bytes);
     return fresh;
+  }
+
+  void copy_to(void* target, const void* data, size_t bytes) override {
+    if (bytes != 0) C10_CUDA_CHECK(cudaMemcpyAsync(target, data, bytes, cudaMemcpyDeviceToDevice, stream()));
   }
 
  private:

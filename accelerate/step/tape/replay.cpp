@@ -39,6 +39,9 @@ at::Tensor span_of(const at::Tensor& tensor) {
 }  // namespace
 
 void Tape::fill(const Outside& input) {
+  if (!open_ && input.buffer.is_non_overlapping_and_dense()) {
+    return capture_.copy_to(input.buffer.mutable_data_ptr(), input.current.const_data_ptr(), input.buffer.nbytes());
+  }
   const auto copy = [&] {
     const at::NoGradGuard no_grad;
     const bool overlaps = input.buffer.numel() != 0 && may_overlap(input.buffer);
