@@ -22,6 +22,7 @@ struct Settings {
   bool tiny = false;                ///< few narrow layers, for tests on a CPU
   std::string precision = "no";     ///< of the prepared loop any, by hand "no" and "bf16"
   std::optional<double> dropout{};  ///< instead of the task's
+  bool fused_loss = false;          ///< language models call accelerate's cross_entropy instead of LibTorch's
   std::string comm_hook = "no";     ///< how the gradients of the prepared loop travel
   int64_t workers = 0;              ///< threads of the prepared loop that make batches
   bool cuda_graph = false;          ///< the prepared loop asks for its graph

@@ -1,13 +1,12 @@
-// The fused cross entropy's kernels: LibTorch's numbers, the same bits every time, nothing that waits for the device.
+// The fused cross entropy's kernels: LibTorch's numbers, the same bits every time, and no memory beside what they return.
+// That nothing waits for the device follows from its capture: step_cross_entropy_test.cpp.
 #include <ATen/ATen.h>
-#include <ATen/cuda/CUDAContext.h>
-#include <ATen/cuda/CUDAGraph.h>
-#include <c10/cuda/CUDACachingAllocator.h>
-#include <c10/cuda/CUDAFunctions.h>
-#include <c10/cuda/CUDAGuard.h>
+#include <ATen/DeviceAccelerator.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <iostream>
+#include <limits>
 
 #include "accelerate/nn/cross_entropy.h"
 #include "tests/gpu/gpu.h"
@@ -67,7 +66,10 @@ TEST_F(CrossEntropyOnGpu, HugeLogitsAndMasksAreThoseOfLibTorch) {
         one.spread = 40;
         one.offset = offset;
         one.masked = masked;
+        one.smoothing = masked > 0 ? 0 : 0.2;  // of a mask the mean is infinite
         one.seed = ++seed;
+        expect_as_libtorch(one, kGpu);
+        one.smoothing = 0;
         expect_as_libtorch(one, kGpu);
       }
     }
@@ -103,10 +105,10 @@ TEST_F(CrossEntropyOnGpu, InfinitiesAreThoseOfTheCpu) {
   }
 }
 
-/// Two of them are 4.2 billion bytes, so that elements behind the 2^31st are reached, too.
+/// 4.3 billion bytes of logits, and as many of gradients.
 TEST_F(CrossEntropyOnGpu, MoreElementsThanInt32Counts) {
   const int64_t rows = 16'800, classes = 128'256;
-  if (at::cuda::getDeviceProperties(0)->totalGlobalMem < (size_t{20} << 30)) GTEST_SKIP() << "less than 20 GB";
+  if (at::accelerator::getMemoryInfo(0).first < (size_t{12} << 30)) GTEST_SKIP() << "less than 12 GB are free";
   ASSERT_GT(rows * classes, int64_t{1} << 31);
   const at::Tensor logits = at::empty({rows, classes}, at::TensorOptions(at::kBFloat16).device(kGpu)).normal_();
   const at::Tensor targets = at::randint(classes, {rows}, at::TensorOptions(at::kLong).device(kGpu));
@@ -136,60 +138,19 @@ TEST_F(CrossEntropyOnGpu, TheSameNumbersGiveTheSameBits) {
   }
 }
 
-/// Until it ends, an operator that waits for the device throws.
-class NoWaiting {
- public:
-  NoWaiting() { c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_ERROR); }
-  ~NoWaiting() { c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_DISABLED); }
-  NoWaiting(const NoWaiting&) = delete;
-  NoWaiting& operator=(const NoWaiting&) = delete;
-};
-
-TEST_F(CrossEntropyOnGpu, TheHostDoesNotWaitAndNoMemoryIsTakenBesideResults) {
+TEST_F(CrossEntropyOnGpu, NoMemoryIsTakenBesideTheResults) {
   const Batch batch = batch_of({.rows = 512, .classes = 50'304}, kGpu);
   const at::Tensor leaf = batch.logits.detach().requires_grad_();
-  const auto run = [&] { return F::cross_entropy(leaf, batch.targets, Options().label_smoothing(0.1)).backward(); };
+  const auto run = [&] { F::cross_entropy(leaf, batch.targets, Options().label_smoothing(0.1)).backward(); };
   run();
   leaf.mutable_grad().reset();
   torch::cuda::synchronize();
-  const auto& allocator = *c10::cuda::CUDACachingAllocator::get();
-  const auto peak = [&] { return allocator.getDeviceStats(0).allocated_bytes[0]; };
-  c10::cuda::CUDACachingAllocator::resetPeakStats(0);
-  const int64_t before = peak().current;
-  {
-    const NoWaiting waiting;
-    EXPECT_ANY_THROW(batch.targets.sum().item()) << "the test notices";
-    run();
-  }
-  const auto gradient = static_cast<int64_t>(leaf.nbytes());
-  EXPECT_LT(peak().peak - before, gradient + 64 * 1024) << "gradient " << gradient;
-}
-
-TEST_F(CrossEntropyOnGpu, IsCapturedInAGraph) {
-  const Batch one = batch_of({.rows = 64, .classes = 4099, .ignored = 0.2, .seed = 1}, kGpu);
-  const Batch other = batch_of({.rows = 64, .classes = 4099, .ignored = 0.5, .seed = 2}, kGpu);
-  const at::Tensor x = one.logits.clone(), y = one.targets.clone(), scale = at::ones({}, kGpu);
-  const auto run = [](const Batch& batch, const at::Tensor& weight) {
-    return outcome_of([&](const at::Tensor& t) { return F::cross_entropy(t, batch.targets); }, batch.logits, weight);
-  };
-  run(one, scale);
-  torch::cuda::synchronize();
-  at::cuda::CUDAGraph graph;
-  Outcome captured;
-  {
-    const c10::cuda::CUDAStreamGuard stream(at::cuda::getStreamFromPool());
-    graph.capture_begin();
-    captured = run({x, y}, scale);
-    graph.capture_end();
-    x.copy_(other.logits);
-    y.copy_(other.targets);
-    scale.fill_(3);
-    graph.replay();
-    torch::cuda::synchronize();
-  }
-  const Outcome usual = run(other, at::full({}, 3.0, kGpu));
-  EXPECT_TRUE(at::equal(captured.loss, usual.loss));
-  EXPECT_TRUE(at::equal(captured.gradient, usual.gradient));
+  const auto stats = [] { return at::accelerator::getDeviceStats(0).allocated_bytes[0]; };
+  at::accelerator::resetPeakStats(0);
+  const int64_t before = stats().current;
+  run();
+  // The gradient is rounded up to pages of 2 MiB.
+  EXPECT_LT(stats().peak - before, static_cast<int64_t>(leaf.nbytes()) + (4 << 20)) << "gradient " << leaf.nbytes();
 }
 
 TEST_F(CrossEntropyOnGpu, ATargetThatIsNoClassIsAFailedAssertion) {

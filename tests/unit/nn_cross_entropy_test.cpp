@@ -44,6 +44,7 @@ RC_GTEST_PROP(CrossEntropy, IsThatOfLibTorchInFloat64, ()) {
 TEST(CrossEntropy, OfVocabularies) {
   expect_as_libtorch({.rows = 40, .classes = 50'257, .ignored = 0.2}, at::kCPU);
   expect_as_libtorch({.rows = 3, .classes = 300'000, .smoothing = 0.1}, at::kCPU);
+  expect_as_libtorch({.rows = 3, .classes = 50'257, .dtype = at::kFloat, .smoothing = 0.2, .offset = 3000}, at::kCPU);
 }
 
 TEST(CrossEntropy, OfNoRows) {

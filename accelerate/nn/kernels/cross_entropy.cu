@@ -65,7 +65,7 @@ __device__ void for_each_pack(const T* row, const Split<T>& split, const Take& t
 struct Seen {
   float largest;  ///< -inf: none, or nothing else
   float exps;     ///< the sum of exp(logit - largest); of exp(logit), where that is -inf
-  float sum;      ///< of the logits, if anybody asks
+  float sum;      ///< of what they are above the row's pivot, if anybody asks
 
   static __device__ Seen nothing() { return {-kInfinity, 0, 0}; }
   static __device__ float origin(float largest) { return largest == -kInfinity ? 0 : largest; }
@@ -129,6 +129,9 @@ __global__ void __launch_bounds__(kMostThreads)
   CUDA_KERNEL_ASSERT(target >= 0 && target < call.classes && "cross_entropy: a target is none of the classes");
   const T* logits = row_of<T>(call, row);
   const Split<T> split(logits, static_cast<int>(call.classes));
+  // A sum of numbers that are all large would lose the digits in which they differ.
+  float pivot = kSmooths ? static_cast<float>(logits[0]) : 0;
+  if (!isfinite(pivot)) pivot = 0;
   Seen seen = Seen::nothing();
   for_each_pack(logits, split, [&](int, const Pack<T>& pack) {
     float x[Pack<T>::kSize];
@@ -137,13 +140,13 @@ __global__ void __launch_bounds__(kMostThreads)
     seen.take(x);
     if constexpr (kSmooths) {
 #pragma unroll
-      for (int i = 0; i < Pack<T>::kSize; ++i) seen.sum += x[i];
+      for (int i = 0; i < Pack<T>::kSize; ++i) seen.sum += x[i] - pivot;
     }
   });
   for (int i = static_cast<int>(threadIdx.x); i < split.singles; i += static_cast<int>(blockDim.x)) {
     const float x[1] = {static_cast<float>(logits[split.of_single(i)])};
     seen.take(x);
-    if constexpr (kSmooths) seen.sum += x[0];
+    if constexpr (kSmooths) seen.sum += x[0] - pivot;
   }
   seen = of_block(seen);
   if (threadIdx.x != 0) return;
@@ -151,7 +154,7 @@ __global__ void __launch_bounds__(kMostThreads)
   // The distance first: between large numbers it is exact, and the logarithm keeps its digits.
   float loss = (seen.largest - static_cast<float>(logits[target])) + log_sum;
   if constexpr (kSmooths) {
-    const float even = (seen.largest - seen.sum / static_cast<float>(call.classes)) + log_sum;
+    const float even = ((seen.largest - pivot) - seen.sum / static_cast<float>(call.classes)) + log_sum;
     loss = loss * (1 - call.smoothing) + even * call.smoothing;
   }
   losses[row] = loss;

@@ -52,13 +52,13 @@ void forward(const Rows& rows, const Statistics& out) {
   check_targets(rows);
   for_each_part(rows, [&](const Part& part) {
     const at::Tensor largest = part.x.amax(1, /*keepdim=*/true), chosen = part.x.gather(1, part.index);
-    const at::Tensor mean = rows.smoothing > 0 ? part.x.mean(1, /*keepdim=*/true) : at::Tensor();
     // Where all are -inf no distance is a number, and the loss is none either.
-    part.x.sub_(largest.masked_fill(largest.eq(-kInfinity), 0)).exp_();
-    const at::Tensor log_sum = part.x.sum(1, /*keepdim=*/true).log_();
+    part.x.sub_(largest.masked_fill(largest.eq(-kInfinity), 0));
+    const at::Tensor mean = rows.smoothing > 0 ? part.x.mean(1, /*keepdim=*/true) : at::Tensor();
+    const at::Tensor log_sum = part.x.exp_().sum(1, /*keepdim=*/true).log_();
     at::Tensor losses = (largest - chosen).add_(log_sum);
     if (rows.smoothing > 0) {
-      losses.mul_(1 - rows.smoothing).add_((largest - mean).add_(log_sum), rows.smoothing);
+      losses.mul_(1 - rows.smoothing).add_(log_sum - mean, rows.smoothing);
     }
     part.of(out.losses).copy_(losses.masked_fill_(part.ignored, 0));
     part.of(out.normalizers.select(0, 0)).copy_(largest);
