@@ -63,9 +63,9 @@ at::Tensor cross_entropy(const at::Tensor& input, const at::Tensor& target, cons
   if (!rows) return by_libtorch(input, target, options);
   const auto reduction = torch::enumtype::reduction_get_enum(options.reduction());
   const at::Tensor loss = internal::losses::cross_entropy(rows->logits, rows->targets,
-                                                {.reduction = static_cast<int64_t>(reduction),
-                                                 .ignore_index = options.ignore_index(),
-                                                 .label_smoothing = options.label_smoothing()});
+                                                          {.reduction = static_cast<int64_t>(reduction),
+                                                           .ignore_index = options.ignore_index(),
+                                                           .label_smoothing = options.label_smoothing()});
   return loss.dim() == target.dim() || loss.dim() == 0 ? loss : loss.view(target.sizes());
 }
 

@@ -17,8 +17,8 @@ namespace functional {
 /// steps capture it. Autocast leaves 16-bit logits as they are.
 ///
 /// Fused for class indices (int64) over float32, bfloat16 and float16 on CPUs and NVIDIA GPUs, with any reduction,
-/// `ignore_index` and `label_smoothing`; also for (classes) and (n, classes, ...) where the classes of a row lie side by
-/// side. Everything else (class weights, probabilities, float64) is LibTorch's function over the same numbers in
+/// `ignore_index` and `label_smoothing`; also for (classes) and (n, classes, ...) where the classes of a row lie side
+/// by side. Everything else (class weights, probabilities, float64) is LibTorch's function over the same numbers in
 /// float32 or more. Two sums of the same numbers in another order differ by rounding.
 ///
 /// An ignored row has loss and gradient 0, whatever its logits are. A target that is no class is a DataError on the CPU

@@ -1,5 +1,5 @@
-// The fused cross entropy's kernels: LibTorch's numbers, the same bits every time, and no memory beside what they return.
-// That nothing waits for the device follows from its capture: step_cross_entropy_test.cpp.
+// The fused cross entropy's kernels: LibTorch's numbers, the same bits every time, and no memory beside what they
+// return. That nothing waits for the device follows from its capture: step_cross_entropy_test.cpp.
 #include <ATen/ATen.h>
 #include <ATen/DeviceAccelerator.h>
 
@@ -26,13 +26,14 @@ class CrossEntropyOnGpu : public gpu::OneGpu {};
 TEST_F(CrossEntropyOnGpu, IsThatOfLibTorchForEveryNumberOfClasses) {
   uint64_t seed = 0;
   // Around a pack, a warp of packs, a block of packs, and four times that, which are read at once.
-  for (const int64_t classes : {1, 2, 3, 7, 8, 9, 31, 32, 33, 255, 256, 257, 1000, 4095, 4096, 4097, 16'383, 16'385, 50'257,
-                                50'304, 128'256}) {
+  for (const int64_t classes :
+       {1, 2, 3, 7, 8, 9, 31, 32, 33, 255, 256, 257, 1000, 4095, 4096, 4097, 16'383, 16'385, 50'257, 50'304, 128'256}) {
     for (const at::ScalarType dtype : kDtypes) {
       for (const double smoothing : {0.0, 0.1}) {
         const int64_t rows = classes > 10'000 ? 6 : 34;
-        expect_as_libtorch({.rows = rows, .classes = classes, .dtype = dtype, .smoothing = smoothing, .ignored = 0.2, .seed = ++seed},
-                           kGpu);
+        expect_as_libtorch(
+            {.rows = rows, .classes = classes, .dtype = dtype, .smoothing = smoothing, .ignored = 0.2, .seed = ++seed},
+            kGpu);
       }
     }
   }
@@ -88,7 +89,8 @@ TEST_F(CrossEntropyOnGpu, OfNoRowsAndOfIgnoredOnes) {
 
 TEST_F(CrossEntropyOnGpu, InfinitiesAreThoseOfTheCpu) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  const std::vector<float> rows{-kInfinity, 1, 2, 1, -kInfinity, 2, -kInfinity, -kInfinity, -kInfinity, kInfinity, 1, 2, NAN, 1, 2};
+  const std::vector<float> rows{-kInfinity, 1,         2, 1, -kInfinity, 2, -kInfinity, -kInfinity,
+                                -kInfinity, kInfinity, 1, 2, NAN,        1, 2};
   const at::Tensor logits = at::tensor(rows).view({5, 3});
   for (const double smoothing : {0.0, 0.2}) {
     for (const int64_t target : {0, 1, 2}) {
@@ -118,7 +120,9 @@ TEST_F(CrossEntropyOnGpu, MoreElementsThanInt32Counts) {
   for (const int64_t begin : {int64_t{0}, rows - 8}) {
     const auto part = [&](const at::Tensor& t) { return t.narrow(0, begin, 8); };
     const auto theirs = outcome_of(
-        [&](const at::Tensor& x) { return torch::nn::functional::cross_entropy(x.to(at::kDouble), part(targets), options); },
+        [&](const at::Tensor& x) {
+          return torch::nn::functional::cross_entropy(x.to(at::kDouble), part(targets), options);
+        },
         part(logits), at::ones({8}, kGpu));
     EXPECT_TRUE(near(part(ours.loss), theirs.loss, 2e-6, 2e-5)) << begin;
     EXPECT_TRUE(near(part(ours.gradient), theirs.gradient, rounding(at::kBFloat16), 2e-6)) << begin;
@@ -128,7 +132,8 @@ TEST_F(CrossEntropyOnGpu, MoreElementsThanInt32Counts) {
 TEST_F(CrossEntropyOnGpu, TheSameNumbersGiveTheSameBits) {
   const Batch batch = batch_of({.rows = 3000, .classes = 50'257, .ignored = 0.1}, kGpu);
   const auto run = [&] {
-    return outcome_of([&](const at::Tensor& x) { return F::cross_entropy(x, batch.targets); }, batch.logits, at::ones({}, kGpu));
+    return outcome_of([&](const at::Tensor& x) { return F::cross_entropy(x, batch.targets); }, batch.logits,
+                      at::ones({}, kGpu));
   };
   const Outcome first = run();
   for (int i = 0; i < 3; ++i) {

@@ -33,8 +33,8 @@ struct Case {
   at::ScalarType dtype = at::kBFloat16;
   int reduction = at::Reduction::Mean;
   double smoothing = 0;
-  double spread = 3, offset = 0;  ///< of the logits
-  double ignored = 0, masked = 0; ///< the part of rows, and of logits that are -inf
+  double spread = 3, offset = 0;   ///< of the logits
+  double ignored = 0, masked = 0;  ///< the part of rows, and of logits that are -inf
   int64_t ignore_index = -100;
   Layout layout = Layout::kDense;
   uint64_t seed = 1;
@@ -111,7 +111,8 @@ Outcome outcome_of(const Function& loss_of, const at::Tensor& logits, const at::
 }
 
 /// NaN equals NaN, and infinities themselves.
-inline ::testing::AssertionResult near(const at::Tensor& got, const at::Tensor& expected, double relative, double absolute) {
+inline ::testing::AssertionResult near(const at::Tensor& got, const at::Tensor& expected, double relative,
+                                       double absolute) {
   if (got.sizes() != expected.sizes()) {
     return ::testing::AssertionFailure() << "sizes " << got.sizes() << ", expected " << expected.sizes();
   }

@@ -58,7 +58,8 @@ TEST(CrossEntropy, OfIgnoredRowsAlone) {
   EXPECT_TRUE(std::isnan(mean.item<double>())) << "a mean over nothing";
   EXPECT_EQ(torch::autograd::grad({mean}, {x})[0].abs().sum().item<double>(), 0);
   EXPECT_EQ(F::cross_entropy(x, y, Options().reduction(torch::kSum)).item<double>(), 0);
-  EXPECT_EQ(F::cross_entropy(x, y, Options().reduction(torch::kNone).label_smoothing(0.1)).abs().sum().item<double>(), 0);
+  EXPECT_EQ(F::cross_entropy(x, y, Options().reduction(torch::kNone).label_smoothing(0.1)).abs().sum().item<double>(),
+            0);
 }
 
 // Where LibTorch multiplies what is not a number by 0.
@@ -72,9 +73,9 @@ TEST(CrossEntropy, AnIgnoredRowMayHoldAnything) {
 }
 
 TEST(CrossEntropy, InfinitiesAreThoseOfLibTorch) {
-  const std::vector<std::vector<double>> rows{{-kInfinity, 1, 2},         {1, -kInfinity, 2},  {-kInfinity, -kInfinity, -kInfinity},
-                                              {kInfinity, 1, 2},          {1e38, -1e38, 1e38}, {NAN, 1, 2},
-                                              {-kInfinity, -kInfinity, 4}};
+  const std::vector<std::vector<double>> rows{
+      {-kInfinity, 1, 2},  {1, -kInfinity, 2}, {-kInfinity, -kInfinity, -kInfinity}, {kInfinity, 1, 2},
+      {1e38, -1e38, 1e38}, {NAN, 1, 2},        {-kInfinity, -kInfinity, 4}};
   for (const double smoothing : {0.0, 0.2}) {
     for (const auto& row : rows) {
       for (const int64_t target : {0, 1, 2}) {
@@ -82,7 +83,8 @@ TEST(CrossEntropy, InfinitiesAreThoseOfLibTorch) {
         const at::Tensor x = at::tensor(row, at::kDouble).view({1, 3}).to(at::kFloat);
         const at::Tensor y = at::tensor({target}, at::kLong);
         const auto options = Options().label_smoothing(smoothing);
-        const Outcome ours = outcome_of([&](const at::Tensor& t) { return F::cross_entropy(t, y, options); }, x, at::ones({}));
+        const Outcome ours =
+            outcome_of([&](const at::Tensor& t) { return F::cross_entropy(t, y, options); }, x, at::ones({}));
         const Outcome theirs = outcome_of(
             [&](const at::Tensor& t) { return torch::nn::functional::cross_entropy(t, y, options); }, x, at::ones({}));
         EXPECT_TRUE(near(ours.loss, theirs.loss, 1e-6, 0));
@@ -115,15 +117,19 @@ TEST(CrossEntropy, GradientIsTheSlopeOfTheLoss) {
 TEST(CrossEntropy, WhatIsNotFusedIsLibTorchsOverFloat32) {
   const at::Tensor x = at::randn({6, 4}).to(at::kBFloat16);
   const at::Tensor y = at::tensor({0, 1, 2, 3, 1, -100}, at::kLong);
-  const auto expect_same = [&](const at::Tensor& input, const at::Tensor& target, const Options& options, const Options& wide) {
+  const auto expect_same = [&](const at::Tensor& input, const at::Tensor& target, const Options& options,
+                               const Options& wide) {
     const at::Tensor ours = F::cross_entropy(input, target, options);
-    const auto as = [](const at::Tensor& t) { return t.is_floating_point() && t.scalar_type() != at::kDouble ? t.to(at::kFloat) : t; };
+    const auto as = [](const at::Tensor& t) {
+      return t.is_floating_point() && t.scalar_type() != at::kDouble ? t.to(at::kFloat) : t;
+    };
     EXPECT_TRUE(at::equal(ours, torch::nn::functional::cross_entropy(as(input), as(target), wide)));
   };
   const at::Tensor weight = at::tensor({1.F, 2.F, 0.5F, 1.5F});
   expect_same(x, y, Options().weight(weight), Options().weight(weight));
   // As a module in a converted model has it.
-  expect_same(x, y, Options().weight(weight.to(at::kBFloat16)).label_smoothing(0.1), Options().weight(weight).label_smoothing(0.1));
+  expect_same(x, y, Options().weight(weight.to(at::kBFloat16)).label_smoothing(0.1),
+              Options().weight(weight).label_smoothing(0.1));
   expect_same(x, at::rand({6, 4}).to(at::kBFloat16), {}, {});
   expect_same(x.to(at::kDouble), y, {}, {});
   expect_same(at::randn({2, 4, 3}).to(at::kHalf), y.view({2, 3}), {}, {});
@@ -196,15 +202,21 @@ TEST(CrossEntropy, ASecondDerivativeIsRefusedWhereItIsAskedFor) {
 
 TEST(CrossEntropy, ATargetThatIsNoClassIsNamed) {
   const at::Tensor x = at::randn({3, 4}).to(at::kBFloat16);
-  EXPECT_THAT([&] { F::cross_entropy(x, at::tensor({0, 4, 1}, at::kLong)); },
-              ThrowsError<DataError>(
-                  {.place = "cross_entropy",
-                   .what = "A target is none of the 4 classes",
-                   .got = "4 in row 1",
-                   .expected = "0 to 3, or the ignore_index -100",
-                   .remedy = "Correct the labels, or give ignore_index the number that marks what has none"}));
-  EXPECT_THAT([&] { F::cross_entropy(x, at::tensor({0, 1, -1}, at::kLong)); },
-              ThrowsError<DataError>({.place = "cross_entropy", .got = "-1 in row 2"}));
+  EXPECT_THAT(
+      [&] {
+        F::cross_entropy(x, at::tensor({0, 4, 1}, at::kLong));
+      },
+      ThrowsError<DataError>(
+          {.place = "cross_entropy",
+           .what = "A target is none of the 4 classes",
+           .got = "4 in row 1",
+           .expected = "0 to 3, or the ignore_index -100",
+           .remedy = "Correct the labels, or give ignore_index the number that marks what has none"}));
+  EXPECT_THAT(
+      [&] {
+        F::cross_entropy(x, at::tensor({0, 1, -1}, at::kLong));
+      },
+      ThrowsError<DataError>({.place = "cross_entropy", .got = "-1 in row 2"}));
 }
 
 TEST(CrossEntropy, WhatLibTorchRefusesItRefuses) {

@@ -26,9 +26,9 @@ TEST_F(StepCapture, TheFusedCrossEntropyIsReplayed) {
     expect_all_replayed(expect_same({.dropout = 0.2, .mixed_precision = precision}, page_with({})));
     expect_all_replayed(expect_same({.mixed_precision = precision},
                                     page_with(Options().label_smoothing(0.1).ignore_index(2).reduction(torch::kSum))));
-    expect_all_replayed(
-        expect_same({.accumulate = 2, .steps = 48, .mixed_precision = precision}, page_with(Options().reduction(torch::kNone))),
-        2);
+    expect_all_replayed(expect_same({.accumulate = 2, .steps = 48, .mixed_precision = precision},
+                                    page_with(Options().reduction(torch::kNone))),
+                        2);
   }
 }
 

@@ -1,5 +1,5 @@
-// Cross entropy over rows of logits: one block a row, which reads it once in each pass, 16 bytes at a time, and computes
-// in float32.
+// Cross entropy over rows of logits: one block a row, which reads it once in each pass, 16 bytes at a time, and
+// computes in float32.
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
@@ -12,7 +12,7 @@ namespace accelerate::internal::losses {
 namespace {
 
 constexpr int kWarp = 32;
-constexpr int kMostThreads = 512;      ///< of a row; enough bytes are on their way with three such blocks
+constexpr int kMostThreads = 512;       ///< of a row; enough bytes are on their way with three such blocks
 constexpr int kReducingThreads = 1024;  ///< of the one block that sums up all losses
 constexpr unsigned kAllLanes = 0xFFFFFFFFU;
 constexpr float kInfinity = __builtin_huge_valf();
@@ -30,7 +30,7 @@ struct alignas(16) Pack {
 /// Where packs begin is where memory is aligned: rows of an odd number of classes begin anywhere.
 template <class T>
 struct Split {
-  int before;   ///< elements before the first pack
+  int before;  ///< elements before the first pack
   int packs;
   int singles;  ///< elements before and after
 
@@ -203,8 +203,8 @@ __global__ void __launch_bounds__(kMostThreads)
   // Nothing has been written for rows that are left out.
   const float largest = ignored ? 0 : backward.normalizers[row];
   const float log_sum = ignored ? 0 : backward.normalizers[call.rows + row];
-  const float scale = backward.gradients[row * backward.gradient_stride] *
-                      (backward.share != nullptr ? *backward.share : 1.0F);
+  const float scale =
+      backward.gradients[row * backward.gradient_stride] * (backward.share != nullptr ? *backward.share : 1.0F);
   const float even = call.smoothing / static_cast<float>(call.classes), rest = 1 - call.smoothing;
   const int chosen = static_cast<int>(target);
   const auto gradient = [&](int i, T logit) {
@@ -214,8 +214,8 @@ __global__ void __launch_bounds__(kMostThreads)
   };
   const Split<T> split(logits, static_cast<int>(call.classes));
   // Else the logits are a view whose rows begin elsewhere than those of their gradient.
-  const bool alike = reinterpret_cast<uintptr_t>(logits) % sizeof(Pack<T>) ==
-                     reinterpret_cast<uintptr_t>(out) % sizeof(Pack<T>);
+  const bool alike =
+      reinterpret_cast<uintptr_t>(logits) % sizeof(Pack<T>) == reinterpret_cast<uintptr_t>(out) % sizeof(Pack<T>);
   for_each_pack(logits, split, [&](int p, Pack<T> pack) {
     const int first = split.first_of(p);
 #pragma unroll

@@ -52,8 +52,8 @@ Result forward_operator(const at::Tensor& logits, const at::Tensor& targets, int
   const Statistics statistics{at::empty({logits.size(0)}, options), at::empty({2, logits.size(0)}, options)};
   device.forward(rows, statistics);
   if (reduction == at::Reduction::None) return {statistics.losses, statistics.normalizers, at::empty({0}, options)};
-  TORCH_CHECK(reduction == at::Reduction::Mean || reduction == at::Reduction::Sum,
-              "accelerate: there is no reduction ", reduction);
+  TORCH_CHECK(reduction == at::Reduction::Mean || reduction == at::Reduction::Sum, "accelerate: there is no reduction ",
+              reduction);
   Reduced reduced{at::empty({}, options), {}};
   if (reduction == at::Reduction::Mean) reduced.share = at::empty({}, options);
   device.reduce(rows, statistics.losses, reduced);
@@ -186,8 +186,7 @@ bool is_known(const at::Tensor& logits) {
 
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& targets, const CrossEntropy& options) {
   static const auto known = find<decltype(forward_operator)>("accelerate::cross_entropy");
-  return std::get<0>(
-      known.call(logits, targets, options.reduction, options.ignore_index, options.label_smoothing));
+  return std::get<0>(known.call(logits, targets, options.reduction, options.ignore_index, options.label_smoothing));
 }
 
 }  // namespace accelerate::internal::losses

@@ -23,8 +23,8 @@ enum class Loss {
   kPlain,  ///< torch::nn::functional::cross_entropy, over float32 where nothing but the user sees to that
   kFused,  ///< accelerate::nn::functional::cross_entropy
 };
-/// The mean over rows of logits. LibTorch's function over 16-bit logits is one of 16 bits, unless autocast is on: who has
-/// bfloat16 parameters converts.
+/// The mean over rows of logits. LibTorch's function over 16-bit logits is one of 16 bits, unless autocast is on: who
+/// has bfloat16 parameters converts.
 at::Tensor mean_cross_entropy(const at::Tensor& logits, const at::Tensor& labels, Loss loss = Loss::kPlain);
 
 using AnyNet = std::variant<std::shared_ptr<LogitsNet>, std::shared_ptr<LossNet>>;

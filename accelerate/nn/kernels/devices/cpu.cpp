@@ -20,12 +20,12 @@ void check_targets(const Rows& rows) {
   for (int64_t row = 0; row < rows.targets.numel(); ++row) {
     const int64_t target = targets[row];
     if (target == rows.ignored || (target >= 0 && target < classes)) continue;
-    throw DataError({.place = "cross_entropy",
-                     .what = "A target is none of the " + std::to_string(classes) + " classes",
-                     .got = std::to_string(target) + " in row " + std::to_string(row),
-                     .expected = "0 to " + std::to_string(classes - 1) + ", or the ignore_index " +
-                                 std::to_string(rows.ignored),
-                     .remedy = "Correct the labels, or give ignore_index the number that marks what has none"});
+    throw DataError(
+        {.place = "cross_entropy",
+         .what = "A target is none of the " + std::to_string(classes) + " classes",
+         .got = std::to_string(target) + " in row " + std::to_string(row),
+         .expected = "0 to " + std::to_string(classes - 1) + ", or the ignore_index " + std::to_string(rows.ignored),
+         .remedy = "Correct the labels, or give ignore_index the number that marks what has none"});
   }
 }
 
