@@ -3,6 +3,7 @@
 import typing
 
 PREPARED, GRAPH, MASTERS = "prepared", "prepared, graph", "prepared, graph, bf16 parameters"
+FUSED_LOSS, MASTERS_FUSED_LOSS = GRAPH + ", fused loss", MASTERS + ", fused loss"
 PLAIN, PLAIN_GRAPH = "by hand", "by hand, graph"
 HF, INDUCTOR, REDUCE = "HF", "HF, inductor", "HF, reduce-overhead"
 PEERS = (HF, INDUCTOR, REDUCE)
@@ -21,6 +22,8 @@ CONTESTANTS = {
     PREPARED: Contestant(()),
     PLAIN: Contestant(("--plain",)),
     MASTERS: Contestant(("--cuda-graph",), precision="bf16_master"),
+    FUSED_LOSS: Contestant(("--cuda-graph", "--loss", "fused")),
+    MASTERS_FUSED_LOSS: Contestant(("--cuda-graph", "--loss", "fused"), precision="bf16_master"),
     INDUCTOR: Contestant(("--mode", "inductor"), seconds=75),
     REDUCE: Contestant(("--mode", "reduce-overhead"), seconds=60),
     # What single switches buy; not part of a task's row.
@@ -75,7 +78,7 @@ ROWS = {
     "gpt2": Row(
         "gpt2 (16 x 1024) bf16",
         ("--task", "gpt2"),
-        (GRAPH, MASTERS, INDUCTOR, PLAIN_GRAPH, HF, PREPARED, PLAIN),
+        (GRAPH, MASTERS, INDUCTOR, MASTERS_FUSED_LOSS, FUSED_LOSS, PLAIN_GRAPH, HF, PREPARED, PLAIN),
         (60, 12),
         (60, 12),
         rounds=2,
@@ -119,7 +122,7 @@ ROWS = {
     "llama1b": Row(
         "llama 1.24B (4 x 2048) bf16",
         ("--task", "llama1b"),
-        (MASTERS, GRAPH, HF, PLAIN_GRAPH, INDUCTOR, PREPARED),
+        (MASTERS, GRAPH, HF, MASTERS_FUSED_LOSS, FUSED_LOSS, PLAIN_GRAPH, INDUCTOR, PREPARED),
         (36, 12),
         (36, 12),
         rounds=1,
@@ -139,7 +142,7 @@ ROWS = {
     "gpt2-2": Row(
         "gpt2 (16 x 1024 each) bf16, 2 GPUs",
         ("--task", "gpt2"),
-        (GRAPH, MASTERS, INDUCTOR, HF, PREPARED, PLAIN),
+        (GRAPH, MASTERS, INDUCTOR, MASTERS_FUSED_LOSS, FUSED_LOSS, HF, PREPARED, PLAIN),
         (60, 24),
         (60, 24),
         rounds=1,
@@ -169,6 +172,8 @@ SWITCHES = (
     ("`.cuda_graph = CudaGraph{}`", "gpt2", PREPARED, GRAPH),
     ("`.cuda_graph = CudaGraph{}`", "llama1b", PREPARED, GRAPH),
     ("bf16 parameters, fp32 masters", "gpt2", GRAPH, MASTERS),
+    ("`accelerate::nn::functional::cross_entropy`", "gpt2", MASTERS, MASTERS_FUSED_LOSS),
+    ("`accelerate::nn::functional::cross_entropy`", "llama1b", MASTERS, MASTERS_FUSED_LOSS),
     ('`.mixed_precision = "bf16"`', "gpt2-switches", "prepared, fp32", PREPARED),
     ("cuDNN attention before flash", "gpt2-switches", "prepared, graph, flash attention", GRAPH),
 )

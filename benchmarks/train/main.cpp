@@ -58,7 +58,7 @@ int main(int argc, char** argv) {
   std::optional<int64_t> batch_size, length;
   int threads = 1;
   bool plain = false, graph = false, in_order = false;
-  std::string attention = "cudnn";
+  std::string attention = "cudnn", loss = "plain";
   CLI::App app("Milliseconds a step of a training loop.", "train");
   app.add_option("--task", settings.task)->required()->check(CLI::IsMember(benchmark_train::task_names()));
   app.add_option("--batch-size", batch_size, "of each process; default: the task's")->check(CLI::Range(1, 4096));
@@ -69,6 +69,9 @@ int main(int argc, char** argv) {
   app.add_option("--attention", attention, "back end to try first: cudnn, flash, or LibTorch's default")
       ->capture_default_str()
       ->check(CLI::IsMember({"cudnn", "flash", "default"}));
+  app.add_option("--loss", loss, "of gpt2 and llama1b: plain is LibTorch's, over float32; fused is this library's")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"plain", "fused"}));
   app.add_option("--steps", settings.steps, "measured steps, in 6 windows")
       ->capture_default_str()
       ->check(CLI::Range(6, 1'000'000));
@@ -99,6 +102,7 @@ int main(int argc, char** argv) {
   using benchmark_train::Loop;
   settings.loop = graph ? Loop::kPlainGraph : plain ? Loop::kPlain : Loop::kPrepared;
   settings.shuffle = !in_order;
+  settings.fused_loss = loss == "fused";
   const benchmark_train::Task& task = benchmark_train::task_of(settings.task);
   const benchmark_train::Shape shape = settings.tiny ? task.tiny : task.full;
   settings.batch_size = batch_size.value_or(shape.batch_size);

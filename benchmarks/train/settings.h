@@ -22,6 +22,7 @@ struct Settings {
   bool tiny = false;                ///< few narrow layers, for tests on a CPU
   std::string precision = "no";     ///< of the prepared loop any, by hand "no" and "bf16"
   std::optional<double> dropout{};  ///< instead of the task's
+  bool fused_loss = false;          ///< language models call accelerate's cross_entropy instead of LibTorch's
   std::string comm_hook = "no";     ///< how the gradients of the prepared loop travel
   double bucket_cap_mb = 25;        ///< of gradients that travel together
   bool bucket_view = false;         ///< gradients live in the buckets

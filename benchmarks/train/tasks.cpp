@@ -62,11 +62,13 @@ AnyNet drawn(const Settings& settings, c10::Device device, std::shared_ptr<LossN
   return net;
 }
 
+Loss loss_of(const Settings& settings) { return settings.fused_loss ? Loss::kFused : Loss::kPlain; }
+
 AnyNet gpt2_net(const Settings& settings, c10::Device device) {
   Gpt2Shape shape;
   if (settings.tiny) shape = {.vocabulary = kTinyVocabulary, .positions = 16, .width = 32, .layers = 2, .heads = 4};
   shape.positions = std::max(shape.positions, settings.length);
-  return drawn(settings, device, gpt2(shape, device));
+  return drawn(settings, device, gpt2(shape, device, loss_of(settings)));
 }
 
 AnyNet bert_net(const Settings& settings, c10::Device device) {
@@ -83,7 +85,7 @@ AnyNet llama_net(const Settings& settings, c10::Device device) {
     shape = {.vocabulary = kTinyVocabulary, .width = 32, .inner = 64, .layers = 2, .heads = 4, .pairs = 2};
   }
   shape.positions = settings.length;
-  return drawn(settings, device, llama(shape, device));
+  return drawn(settings, device, llama(shape, device, loss_of(settings)));
 }
 
 const std::array kTasks = {

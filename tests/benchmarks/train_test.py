@@ -55,6 +55,15 @@ class SameLosses(unittest.TestCase):
         self.assertNotEqual(PEER["gpt2"]["no"], PEER["gpt2"]["bf16"])
         self.assertNotEqual(result(*flags("gpt2", "no"))["losses"], result(*flags("gpt2", "bf16"))["losses"])
 
+    def test_a_fused_loss_is_the_same(self):
+        for task in ("gpt2", "llama1b"):
+            for precision in ("no", "bf16", "bf16_master"):
+                with self.subTest(task=task, precision=precision):
+                    plain, fused = (result(*flags(task, precision), *more)["losses"] for more in ((), ("--loss", "fused")))
+                    self.assertLess(distance(fused, plain), BY_HAND[precision[:4]])
+                    # Of float32: bfloat16 has 8 bits.
+                    self.assertTrue(any(loss * 2**16 % 2**9 for loss in fused), fused)
+
     def test_two_processes_as_by_hand(self):
         launch = (os.environ["LAUNCHER"], "launch", "--cpu", "--num-processes", "2")
         prepared, by_hand = (result(*flags("gpt2", "no"), *more, launch=launch) for more in ((), ("--plain",)))
@@ -90,6 +99,7 @@ class Refusals(unittest.TestCase):
         self.assertIn("--graph requires --plain", self.said("--task", "mlp", "--graph"))
         self.assertIn("--cuda-graph", self.said("--task", "mlp", "--cuda-graph", "--plain"))
         self.assertIn("--task", self.said("--task", "gpt3"))
+        self.assertIn("--loss", self.said("--task", "gpt2", "--loss", "quick"))
 
     def test_a_graph_on_a_cpu_and_a_scaler_by_hand(self):
         self.assertRegex(self.said("--task", "mlp", "--graph", "--plain"), "--graph: (got the CPU|this build has no CUDA)")

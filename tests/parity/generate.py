@@ -48,8 +48,8 @@ def produce():
     sys.path.insert(0, str(HERE))
     import torch
 
-    from original import checkpoints, configurations, ema, gather, learning_rates, lion, masters, page, problem, process
-    from original import profile, scaler, schedules, several, sharding, traces
+    from original import checkpoints, configurations, cross_entropy, ema, gather, learning_rates, lion, masters, page, problem
+    from original import process, profile, scaler, schedules, several, sharding, traces
 
     torch.set_num_threads(1)
     # An untied schedule steps during accumulation, before the first optimizer step: the case is meant.
@@ -71,6 +71,7 @@ def produce():
     files["gather_for_metrics.json"] = {"versions": versions, **gather.document()}
     files["ema.json"] = {"versions": versions, **ema.document()}
     files["lion.json"] = {"versions": versions, **lion.document()}
+    files["cross_entropy.json"] = {"versions": versions, **cross_entropy.document()}
     files["masters.json"] = {"versions": versions, **masters.document()}
     files["grad_scaler.json"] = {"versions": versions, **scaler.document()}
     files["profile.json"] = {"versions": versions, **profile.document()}

@@ -69,7 +69,7 @@ struct Bert final : LossNet {
     x = torch::dropout(norm(x.flatten(0, 1)), drop, is_training());
     for (const auto& layer : *layers) x = layer->as<LayerImpl>()->forward(x, tokens.size(0));
     const at::Tensor pooled = torch::tanh(pooler(x.view({tokens.size(0), tokens.size(1), -1}).select(1, 0)));
-    return torch::nn::functional::cross_entropy(classifier(torch::dropout(pooled, drop, is_training())), labels);
+    return mean_cross_entropy(classifier(torch::dropout(pooled, drop, is_training())), labels);
   }
 
   double drop;

@@ -39,8 +39,9 @@ struct BlockImpl : torch::nn::Module {
 TORCH_MODULE(Block);
 
 struct Gpt2 final : LossNet {
-  Gpt2(const Gpt2Shape& shape, c10::Device device)
-      : wte(embedding({shape.vocabulary, shape.width}, device)),
+  Gpt2(const Gpt2Shape& shape, c10::Device device, Loss given)
+      : loss(given),
+        wte(embedding({shape.vocabulary, shape.width}, device)),
         wpe(embedding({shape.positions, shape.width}, device)),
         ln_f(layer_norm(shape.width, 1e-5)) {
     register_module("wte", wte);
@@ -54,9 +55,10 @@ struct Gpt2 final : LossNet {
     at::Tensor x = (wte(tokens) + wpe->weight.narrow(0, 0, tokens.size(1))).flatten(0, 1);
     for (const auto& block : *h) x = block->as<BlockImpl>()->forward(x, tokens.size(0));
     const at::Tensor logits = torch::nn::functional::linear(ln_f(x), wte->weight);
-    return torch::nn::functional::cross_entropy(logits, labels.flatten());
+    return mean_cross_entropy(logits, labels.flatten(), loss);
   }
 
+  Loss loss;
   torch::nn::Embedding wte, wpe;
   torch::nn::ModuleList h;
   torch::nn::LayerNorm ln_f;
@@ -64,8 +66,8 @@ struct Gpt2 final : LossNet {
 
 }  // namespace
 
-std::shared_ptr<LossNet> gpt2(const Gpt2Shape& shape, c10::Device device) {
-  return std::make_shared<Gpt2>(shape, device);
+std::shared_ptr<LossNet> gpt2(const Gpt2Shape& shape, c10::Device device, Loss loss) {
+  return std::make_shared<Gpt2>(shape, device, loss);
 }
 
 }  // namespace benchmark_train

@@ -76,8 +76,9 @@ struct LayerImpl : torch::nn::Module {
 TORCH_MODULE(Layer);
 
 struct Llama final : LossNet {
-  Llama(const LlamaShape& shape, c10::Device device)
-      : rotary(shape.positions, shape.width / shape.heads),
+  Llama(const LlamaShape& shape, c10::Device device, Loss given)
+      : loss(given),
+        rotary(shape.positions, shape.width / shape.heads),
         embed(embedding({shape.vocabulary, shape.width}, device)),
         norm(shape.width) {
     rotary.cosines = register_buffer("cosines", rotary.cosines);
@@ -92,9 +93,10 @@ struct Llama final : LossNet {
     at::Tensor x = embed(tokens).flatten(0, 1);
     for (const auto& layer : *layers) x = layer->as<LayerImpl>()->forward(x, tokens.size(0), rotary);
     const at::Tensor logits = torch::nn::functional::linear(norm(x), embed->weight);
-    return torch::nn::functional::cross_entropy(logits, labels.flatten());
+    return mean_cross_entropy(logits, labels.flatten(), loss);
   }
 
+  Loss loss;
   Rotary rotary;
   torch::nn::Embedding embed;
   torch::nn::ModuleList layers;
@@ -103,8 +105,8 @@ struct Llama final : LossNet {
 
 }  // namespace
 
-std::shared_ptr<LossNet> llama(const LlamaShape& shape, c10::Device device) {
-  return std::make_shared<Llama>(shape, device);
+std::shared_ptr<LossNet> llama(const LlamaShape& shape, c10::Device device, Loss loss) {
+  return std::make_shared<Llama>(shape, device, loss);
 }
 
 }  // namespace benchmark_train

@@ -18,6 +18,15 @@ struct LossNet : torch::nn::Module {
   virtual at::Tensor forward(const at::Tensor& tokens, const at::Tensor& labels) = 0;
 };
 
+/// Who computes the loss of a language model.
+enum class Loss {
+  kPlain,  ///< torch::nn::functional::cross_entropy, over float32 where nothing but the user sees to that
+  kFused,  ///< accelerate::nn::functional::cross_entropy
+};
+/// The mean over rows of logits. LibTorch's function over 16-bit logits is one of 16 bits, unless autocast is on: who
+/// has bfloat16 parameters converts.
+at::Tensor mean_cross_entropy(const at::Tensor& logits, const at::Tensor& labels, Loss loss = Loss::kPlain);
+
 using AnyNet = std::variant<std::shared_ptr<LogitsNet>, std::shared_ptr<LossNet>>;
 
 /// Moves the net to the device and draws its parameters there in their order, from `seed` anew: matrices from a normal
@@ -48,7 +57,7 @@ struct Gpt2Shape {
   int64_t vocabulary = 50'304, positions = 1024, width = 768, layers = 12, heads = 12;
 };
 /// GPT-2 with a tied head; the vocabulary is padded to a multiple of 128. Source: Radford et al. 2019.
-std::shared_ptr<LossNet> gpt2(const Gpt2Shape& shape, c10::Device device);
+std::shared_ptr<LossNet> gpt2(const Gpt2Shape& shape, c10::Device device, Loss loss = Loss::kPlain);
 
 struct BertShape {
   int64_t vocabulary = 30'522, positions = 512, width = 768, layers = 12, heads = 12, classes = 2;
@@ -62,6 +71,6 @@ struct LlamaShape {
 };
 /// The shape of Llama 3.2 1B: RMSNorm, rotary positions (theta 500,000, not rescaled), attention in which `pairs` heads
 /// of keys and values serve all queries, SwiGLU, a tied head.
-std::shared_ptr<LossNet> llama(const LlamaShape& shape, c10::Device device);
+std::shared_ptr<LossNet> llama(const LlamaShape& shape, c10::Device device, Loss loss = Loss::kPlain);
 
 }  // namespace benchmark_train
