@@ -12,6 +12,7 @@ import argparse
 import json
 import pathlib
 import statistics
+import sys
 
 import torch
 from accelerate import Accelerator
@@ -46,6 +47,7 @@ def flags():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", required=True, choices=list(TASKS))
     parser.add_argument("--mode", default="eager", choices=list(MODES), help="how Accelerate compiles the model")
+    parser.add_argument("--transformers", action="store_true", help="the net of that package, in the same shape")
     parser.add_argument("--batch-size", type=int, help="of each process; default: the task's")
     parser.add_argument("--length", type=int, help="tokens in a sample; default: the task's")
     parser.add_argument("--tiny", action="store_true", help="few narrow layers, for tests on a CPU")
@@ -117,6 +119,14 @@ def finish():
         torch.cuda.synchronize()
 
 
+def published(task):
+    import published as module  # takes seconds
+
+    if task not in module.NETS:
+        sys.exit(f"train.py: transformers has no net for {task}; it has {', '.join(module.NETS)}")
+    return module.NETS[task]
+
+
 def accelerator_of(settings):
     plugin = MODES[settings.mode]
     return Accelerator(
@@ -134,7 +144,7 @@ def main():
     accelerator = accelerator_of(settings)
     torch.manual_seed(settings.seed)
     inputs, labels = task.samples(settings)  # data first, then the net: the order in which benchmarks/train draws
-    net = task.net(settings, accelerator.device)
+    net = (published(settings.task) if settings.transformers else task.net)(settings, accelerator.device)
     data = DataLoader(
         TensorDataset(inputs, labels),
         batch_size=settings.batch_size,
