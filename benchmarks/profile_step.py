@@ -19,7 +19,7 @@ KINDS = (
     ("matrix products", r"gemm|cutlass|xmma|cublas|nvjet|splitK|s16816|s1688"),
     ("convolutions", r"conv|cudnn|nchw|nhwc|wgrad|dgrad"),
     ("normalisation", r"layer_?norm|LayerNorm|rms_?norm|batch_?norm|GammaBeta"),
-    ("loss", r"softmax|nll|cross_entropy|SoftMax"),
+    ("loss", r"softmax|nll|cross_entropy|SoftMax|(forward|reduce|backward)_rows"),
     ("optimizer, norm and clip", r"multi_tensor|foreach|FusedAdam|adam|lpnorm|amp_"),
     ("communication", r"nccl"),
     ("embedding", r"embedding|indexSelect|index_|gatherTopK|radix|sort"),

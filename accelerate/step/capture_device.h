@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,13 @@ class DataPtr;
 }
 
 namespace accelerate {
+
+/// Bytes that go from one place of a device's memory to another.
+struct MemoryCopy {
+  void* to = nullptr;
+  const void* from = nullptr;
+  size_t bytes = 0;
+};
 
 /// Work of a device that was captured, and can be launched again and again.
 class CapturedWork {
@@ -42,8 +50,8 @@ class CaptureDevice {
   virtual void do_now(const std::function<void()>& work) = 0;
   /// Fresh memory with the same bytes, copied in the order of the current stream.
   virtual c10::DataPtr copy(const void* data, size_t bytes) = 0;
-  /// The same into memory that is there.
-  virtual void copy_to(void* target, const void* data, size_t bytes) = 0;
+  /// Into memory that is there, in the order of the current stream; no two of them write the same bytes.
+  virtual void copy(std::span<const MemoryCopy> copies) = 0;
 };
 
 /// The kind of device that can capture, and how that is made for one device: the plug-in folder `step/captures`, and

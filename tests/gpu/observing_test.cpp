@@ -26,7 +26,7 @@ TEST_F(ObservingOnGpu, AProfileHasTheKernelsAndWhoStartedThem) {
     if (event.key == "aten::mm") products += event.device_time_total;
   }
   EXPECT_GT(products, 0);
-  EXPECT_GE(kernels, products);
+  EXPECT_GE(kernels, products * (1 - 1e-9));
   EXPECT_THAT(profiler.key_averages().table(), HasSubstr("Self CUDA time total:"));
   EXPECT_THAT(accelerate::support::read_text(folder / "trace/profile_0.json"), HasSubstr("\"cat\": \"kernel\""));
 }

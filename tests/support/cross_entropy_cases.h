@@ -126,10 +126,10 @@ inline ::testing::AssertionResult near(const at::Tensor& got, const at::Tensor& 
                  << b.masked_select(wrong)[0].item<double>();
 }
 
-/// Half a unit in the last place, and a little more for what float32 has rounded before.
+/// A unit in the last place: numbers on both sides of the middle between two are rounded apart.
 inline double rounding(at::ScalarType dtype) {
-  if (dtype == at::kBFloat16) return 1.02 / 256 / 2;
-  if (dtype == at::kHalf) return 1.02 / 2048;
+  if (dtype == at::kBFloat16) return 1.02 / 128;
+  if (dtype == at::kHalf) return 1.02 / 1024;
   return 2e-6;
 }
 

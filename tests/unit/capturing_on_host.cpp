@@ -130,11 +130,11 @@ class HostCapture final : public accelerate::CaptureDevice {
   }
   c10::DataPtr copy(const void* data, size_t bytes) override {
     c10::DataPtr fresh = c10::GetAllocator(c10::kCPU)->allocate(bytes);
-    copy_to(fresh.get(), data, bytes);
+    if (bytes != 0) std::memcpy(fresh.get(), data, bytes);
     return fresh;
   }
-  void copy_to(void* target, const void* data, size_t bytes) override {
-    if (bytes != 0) std::memcpy(target, data, bytes);
+  void copy(std::span<const accelerate::MemoryCopy> copies) override {
+    for (const auto& [to, from, bytes] : copies) std::memcpy(to, from, bytes);
   }
 
   void call(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {

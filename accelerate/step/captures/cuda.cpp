@@ -1,4 +1,5 @@
 // Stream capture of CUDA, through LibTorch's graphs, which keep its allocator and its random numbers right.
+#include <ATen/core/CachingHostAllocator.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/cuda/CUDACachingAllocator.h>
@@ -11,6 +12,7 @@
 #include <utility>
 
 #include "accelerate/step/capture_device.h"
+#include "accelerate/step/captures/copies.h"
 
 namespace accelerate::internal {
 namespace {
@@ -96,13 +98,13 @@ class CudaCapture final : public CaptureDevice {
 
   c10::DataPtr copy(const void* data, size_t bytes) override {
     c10::DataPtr fresh = allocator::get()->allocate(bytes);
-    copy_to(fresh.get(), data, bytes);
+    if (bytes != 0) {
+      C10_CUDA_CHECK(cudaMemcpyAsync(fresh.get(), data, bytes, cudaMemcpyDeviceToDevice, stream()));
+    }
     return fresh;
   }
 
-  void copy_to(void* target, const void* data, size_t bytes) override {
-    if (bytes != 0) C10_CUDA_CHECK(cudaMemcpyAsync(target, data, bytes, cudaMemcpyDeviceToDevice, stream()));
-  }
+  void copy(std::span<const MemoryCopy> copies) override { C10_CUDA_CHECK(copy_on_cuda(copies, stream())); }
 
  private:
   /// The last node of the stream that captures, and how many it depends on.
@@ -133,12 +135,14 @@ class CudaCapture final : public CaptureDevice {
     return graph;
   }
 
-  /// A capture that CUDA has given up leaves LibTorch's allocator and generator in it. A good one brings them out.
+  /// A capture that CUDA has given up leaves LibTorch's allocators and generator in it. A good one brings them out.
   void repair() noexcept {
     try {
       static_cast<void>(cudaGetLastError());
       allocator::endAllocateToPool(device_.index(), pool_);
       allocator::releasePool(device_.index(), pool_);
+      at::getHostAllocator(c10::kCUDA)->end_allocate_to_pool(pool_);
+      at::getHostAllocator(c10::kCUDA)->release_pool(pool_);
       graph_.reset();
       some_graph();
     } catch (...) {

@@ -39,8 +39,11 @@ at::Tensor span_of(const at::Tensor& tensor) {
 }  // namespace
 
 void Tape::fill(const Outside& input) {
-  if (!open_ && input.buffer.is_non_overlapping_and_dense()) {
-    return capture_.copy_to(input.buffer.mutable_data_ptr(), input.current.const_data_ptr(), input.buffer.nbytes());
+  if (state_ == State::kReplaying && input.buffer.is_non_overlapping_and_dense()) {
+    late_copies_.push_back({.to = input.buffer.mutable_data_ptr(),
+                            .from = input.current.const_data_ptr(),
+                            .bytes = input.buffer.nbytes()});
+    return;
   }
   const auto copy = [&] {
     const at::NoGradGuard no_grad;
@@ -49,6 +52,13 @@ void Tape::fill(const Outside& input) {
     to.copy_(overlaps ? span_of(input.current) : input.current, /*non_blocking=*/true);
   };
   do_apart(copy);
+}
+
+/// Before anything that the device does: what is copied may be written then.
+void Tape::copy_late() {
+  if (late_copies_.empty()) return;
+  capture_.copy(late_copies_);
+  late_copies_.clear();
 }
 
 const c10::Storage& Tape::shown(Memory& memory) {
@@ -201,6 +211,7 @@ bool Tape::launch() {
     catch_up("an input shares memory with what the step writes");
     return false;
   }
+  copy_late();
   if (!std::exchange(room_made_, true)) {
     pool_.make_room_for(*this);
     move_out();

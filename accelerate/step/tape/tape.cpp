@@ -148,6 +148,7 @@ void Tape::begin() {
   position_ = launched_ = 0;
   room_made_ = false;
   moved_ = nullptr;
+  late_copies_.clear();
   fallback_.clear();
   node_->tensor_pre_hooks().clear();
   node_->retains_grad_hooks().clear();
@@ -304,6 +305,7 @@ void Tape::read(const std::function<void()>& read) {
 }
 
 void Tape::feed(const Entry& entry, const c10::OperatorHandle& op, torch::jit::Stack& stack) {
+  copy_late();
   if (open_) {
     capture_.do_now([&] { op.callBoxed(stack); });
   } else {
@@ -319,6 +321,7 @@ void Tape::feed(const Entry& entry, const c10::OperatorHandle& op, torch::jit::S
 
 void Tape::do_apart(const std::function<void()>& work) {
   const Unobserved own;
+  copy_late();
   open_ ? capture_.do_now(work) : work();
 }
 
