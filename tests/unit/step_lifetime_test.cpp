@@ -42,6 +42,11 @@ TEST_F(StepCapture, AnAcceleratorMayBeDestroyedInAnotherThreadInTheMiddleOfAStep
   optimizer.step();
 }
 
+/// What a capture does meanwhile, it does on streams that LibTorch gives out again and again.
+TEST_F(StepCapture, ManyCapturesOneAfterTheOther) {
+  for (int i = 0; i < 40; ++i) expect_all_replayed(expect_same({.steps = 8}, page));
+}
+
 TEST_F(StepCapture, AStepThatCouldNotBeginLeavesNothingOpen) {
   Accelerator one(capturing_options()), other(capturing_options());
   Net a, b;

@@ -35,8 +35,13 @@ class StreamCopy final : public BatchCopy {
 
 class StreamTransfer final : public Transfer {
  public:
-  explicit StreamTransfer(c10::Device device)
-      : stream_(c10::impl::getDeviceGuardImpl(device.type())->getStreamFromGlobalPool(device)) {}
+  /// Not the stream that computes, which may be one of the pool, too; where a device has several.
+  explicit StreamTransfer(c10::Device device) : stream_(current_stream(device)) {
+    constexpr int kAttempts = 4;
+    for (int i = 0; i < kAttempts && stream_ == current_stream(device); ++i) {
+      stream_ = c10::impl::getDeviceGuardImpl(device.type())->getStreamFromGlobalPool(device);
+    }
+  }
 
   at::Tensor host_memory(int64_t bytes) override {
     const c10::InferenceMode normal(false);  // it is written in whatever mode the loop is in later

@@ -68,6 +68,7 @@ class CudaCapture final : public CaptureDevice {
 
   std::unique_ptr<CapturedWork> end() override {
     try {
+      if (tail().second == 0) do_something();  // views alone
       graph_->capture_end();
     } catch (...) {
       repair();
@@ -79,6 +80,7 @@ class CudaCapture final : public CaptureDevice {
 
   void abandon() noexcept override {
     try {
+      if (tail().second == 0) do_something();
       graph_->capture_end();
       graph_.reset();
     } catch (...) {
@@ -91,7 +93,7 @@ class CudaCapture final : public CaptureDevice {
 
   void do_now(const std::function<void()>& work) override {
     const c10::cuda::CUDAStreamCaptureModeGuard relaxed(cudaStreamCaptureModeRelaxed);
-    const c10::cuda::CUDAStreamGuard aside(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device_.index()));
+    const c10::cuda::CUDAStreamGuard aside(stream_that_works());
     work();
     stream().synchronize();
   }
@@ -112,6 +114,16 @@ class CudaCapture final : public CaptureDevice {
 
   c10::cuda::CUDAStream stream() const { return c10::cuda::getCurrentCUDAStream(device_.index()); }
 
+  /// LibTorch's streams go round: the one that captures, or one of NCCL's that has joined it, comes again.
+  c10::cuda::CUDAStream stream_that_works() const {
+    while (true) {
+      const c10::cuda::CUDAStream next = c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device_.index());
+      cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+      C10_CUDA_CHECK(cudaStreamIsCapturing(next, &status));
+      if (status == cudaStreamCaptureStatusNone) return next;
+    }
+  }
+
   Tail tail() const {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     unsigned long long id = 0;
@@ -129,10 +141,15 @@ class CudaCapture final : public CaptureDevice {
   std::unique_ptr<at::cuda::CUDAGraph> some_graph() {
     auto graph = std::make_unique<at::cuda::CUDAGraph>(/*keep_graph=*/true);
     graph->capture_begin(pool_, cudaStreamCaptureModeThreadLocal);
-    const c10::DataPtr block = allocator::get()->allocate(1);
-    C10_CUDA_CHECK(cudaMemsetAsync(block.get(), 0, 1, stream()));
+    do_something();
     graph->capture_end();
     return graph;
+  }
+
+  /// LibTorch warns of graphs that do nothing.
+  void do_something() const {
+    const c10::DataPtr block = allocator::get()->allocate(1);
+    C10_CUDA_CHECK(cudaMemsetAsync(block.get(), 0, 1, stream()));
   }
 
   /// A capture that CUDA has given up leaves LibTorch's allocators and generator in it. A good one brings them out.
