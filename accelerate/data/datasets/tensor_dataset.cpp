@@ -2,22 +2,55 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <cstring>
 #include <string>
 #include <vector>
 
 #include "accelerate/core/error.h"
 
 namespace accelerate::internal {
+namespace {
+
+/// Rows that lie together and are few: the operator costs the host as much as copying them.
+bool are_plain(const at::Tensor& tensor, std::span<const int64_t> indices) {
+  constexpr int64_t kMostBytes = 1 << 20;
+  const auto count = static_cast<int64_t>(indices.size());
+  return tensor.layout() == at::kStrided && tensor.is_contiguous() && !tensor.is_conj() && !tensor.is_neg() &&
+         !tensor.is_quantized() && tensor.size(0) > 0 &&
+         static_cast<int64_t>(tensor.nbytes()) / tensor.size(0) * count <= kMostBytes &&
+         std::ranges::all_of(indices, [&](int64_t index) { return index >= 0 && index < tensor.size(0); });
+}
+
+void copy_rows(const at::Tensor& tensor, std::span<const int64_t> indices, at::Tensor& rows) {
+  const size_t bytes = tensor.nbytes() / static_cast<size_t>(tensor.size(0));
+  const auto* from = static_cast<const char*>(tensor.const_data_ptr());
+  auto* to = static_cast<char*>(rows.mutable_data_ptr());
+  for (const int64_t index : indices) {
+    std::memcpy(to, from + static_cast<size_t>(index) * bytes, bytes);
+    to += bytes;
+  }
+}
+
+}  // namespace
 
 at::Tensor take_rows(const at::Tensor& tensor, std::span<const int64_t> indices, BatchMemory& memory) {
-  const auto index =
-      at::from_blob(const_cast<int64_t*>(indices.data()), {static_cast<int64_t>(indices.size())}, at::kLong);
-  if (!tensor.is_cpu()) return tensor.index_select(0, index.to(tensor.device()));
-  if (memory.left() == 0 || tensor.requires_grad() || tensor.layout() != at::kStrided) return tensor.index_select(0, index);
+  const auto count = static_cast<int64_t>(indices.size());
+  const auto index = [&] { return at::from_blob(const_cast<int64_t*>(indices.data()), {count}, at::kLong); };
+  if (!tensor.is_cpu()) return tensor.index_select(0, index().to(tensor.device()));
+  const bool plain = are_plain(tensor, indices);
+  if (tensor.requires_grad() || (!plain && memory.left() == 0) || tensor.layout() != at::kStrided ||
+      tensor.is_quantized()) {
+    return tensor.index_select(0, index());
+  }
   std::vector<int64_t> sizes = tensor.sizes().vec();
-  sizes[0] = index.numel();
+  sizes[0] = count;
   at::Tensor rows = memory.empty(sizes, tensor.scalar_type());
-  at::index_select_out(rows, tensor, 0, index);
+  if (plain && rows.nbytes() > 0) {
+    copy_rows(tensor, indices, rows);
+  } else if (!plain) {
+    at::index_select_out(rows, tensor, 0, index());
+  }
   return rows;
 }
 
