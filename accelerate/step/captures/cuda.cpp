@@ -13,6 +13,7 @@
 
 #include "accelerate/step/capture_device.h"
 #include "accelerate/step/captures/copies.h"
+#include "accelerate/step/captures/memsets.h"
 
 namespace accelerate::internal {
 namespace {
@@ -74,6 +75,7 @@ class CudaCapture final : public CaptureDevice {
       repair();
       throw;
     }
+    C10_CUDA_CHECK(memsets_as_kernels(graph_->raw_cuda_graph()));
     graph_->instantiate();
     return std::make_unique<CudaGraphWork>(std::move(graph_));
   }
