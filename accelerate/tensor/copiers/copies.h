@@ -4,7 +4,7 @@
 
 #include <span>
 
-#include "accelerate/step/capture_device.h"
+#include "accelerate/tensor/memory_copies.h"
 
 namespace accelerate::internal {
 
