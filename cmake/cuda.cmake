@@ -5,8 +5,7 @@
 file(GLOB ACCELERATE_CUDA_SOURCES CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/accelerate/comm/backends/nccl.cpp"
   "${PROJECT_SOURCE_DIR}/accelerate/nn/kernels/devices/cuda.cpp"
   "${PROJECT_SOURCE_DIR}/accelerate/optim/kernels/devices/cuda.cpp"
-  "${PROJECT_SOURCE_DIR}/accelerate/step/captures/cuda.cpp"
-  "${PROJECT_SOURCE_DIR}/accelerate/tensor/copiers/cuda.cpp")
+  "${PROJECT_SOURCE_DIR}/accelerate/step/captures/cuda.cpp")
 # Kernels: no header of LibTorch but those of its number types, so that nvcc is quick.
 file(GLOB_RECURSE ACCELERATE_CUDA_KERNELS CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/accelerate/*.cu")
 

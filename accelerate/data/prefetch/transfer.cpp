@@ -2,15 +2,12 @@
 #include "accelerate/data/prefetch/transfer.h"
 
 #include <ATen/ATen.h>
-#include <ATen/core/CachingHostAllocator.h>
 #include <c10/core/Event.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/StreamGuard.h>
 
 #include <utility>
 #include <vector>
-
-#include "accelerate/tensor/memory_copies.h"
 
 namespace accelerate::internal {
 namespace {
@@ -59,39 +56,13 @@ class StreamTransfer final : public Transfer {
       const auto options = tensor->options().device(stream_.device()).pinned_memory(false);
       copied.push_back(at::empty_strided(tensor->sizes(), tensor->strides(), options));
     }
-    if (!copy_at_once(tensors, copied)) {
-      for (size_t i = 0; i < copied.size(); ++i) copied[i].copy_(*tensors[i], /*non_blocking=*/true);
-    }
+    for (size_t i = 0; i < copied.size(); ++i) copied[i].copy_(*tensors[i], /*non_blocking=*/true);
     for (size_t i = 0; i < copied.size(); ++i) *tensors[i] = std::move(copied[i]);
     return std::make_shared<StreamCopy>(stream_);
   }
 
  private:
-  /// False: they are too large to be worth it, or this device has no such way.
-  bool copy_at_once(std::span<at::Tensor* const> tensors, const std::vector<at::Tensor>& copied) const {
-    constexpr size_t kMostBytes = size_t{1} << 20;
-    size_t bytes = 0;
-    for (const at::Tensor& target : copied) bytes += target.nbytes();
-    if (copier_ == nullptr || bytes > kMostBytes) return false;
-    std::vector<MemoryCopy> copies;
-    for (size_t i = 0; i < copied.size(); ++i) {
-      const at::Tensor& from = *tensors[i];
-      if (from.is_conj() || from.is_neg() || !from.is_non_overlapping_and_dense()) return false;
-      copies.push_back({.to = copied[i].mutable_data_ptr(), .from = from.const_data_ptr(), .bytes = from.nbytes()});
-    }
-    copier_->copy(copies, stream_);
-    // The memory may be let go before the device has read it.
-    const void* noted = nullptr;
-    for (const at::Tensor* from : tensors) {
-      void* const context = from->storage().data_ptr().get_context();
-      if (std::exchange(noted, context) == context) continue;  // the tensors of a slot are one piece
-      at::getHostAllocator(stream_.device_type())->record_event(from->data_ptr(), context, stream_);
-    }
-    return true;
-  }
-
   c10::Stream stream_;
-  const MemoryCopier* copier_ = copier_of(stream_.device_type());
 };
 
 }  // namespace

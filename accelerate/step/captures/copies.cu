@@ -1,6 +1,6 @@
 #include <cstdint>
 
-#include "accelerate/tensor/copiers/copies.h"
+#include "accelerate/step/captures/copies.h"
 
 namespace accelerate::internal {
 namespace {
@@ -53,7 +53,7 @@ cudaError_t copy_on_cuda(std::span<const MemoryCopy> copies, cudaStream_t stream
   for (const MemoryCopy& one : copies) {
     if (one.bytes == 0) continue;
     if (one.bytes > kSmall) {
-      const cudaError_t error = cudaMemcpyAsync(one.to, one.from, one.bytes, cudaMemcpyDefault, stream);
+      const cudaError_t error = cudaMemcpyAsync(one.to, one.from, one.bytes, cudaMemcpyDeviceToDevice, stream);
       if (error != cudaSuccess) return error;
       continue;
     }

@@ -4,7 +4,7 @@
 
 #include <span>
 
-#include "accelerate/tensor/memory_copies.h"
+#include "accelerate/step/capture_device.h"
 
 namespace accelerate::internal {
 
