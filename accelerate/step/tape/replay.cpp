@@ -198,7 +198,7 @@ bool Tape::launch() {
     return false;
   }
   if (input_is_written()) {
-    catch_up("an input shares memory with what the step writes");
+    catch_up(kInputIsWritten);
     return false;
   }
   if (!std::exchange(room_made_, true)) {
