@@ -360,14 +360,16 @@ TEST_F(StepCapture, WrittenTensorsThatShareMemoryAndAreNewAtTimes) {
   }
 }
 
-/// As the usual loop has it: LibTorch compares versions.
-TEST_F(StepCapture, AGraphWhoseWeightsAStepHasChangedIsAnError) {
+/// LibTorch compares versions: those of weights, and of what else a step writes.
+TEST_F(StepCapture, AGraphOverWhatAStepHasWrittenIsAnError) {
   for (const bool captured : {false, true}) {
-    const auto result = train({}, captured, [](Body& b) {
-      at::Tensor before;
-      if (b.step == 12) before = b.model->forward(b.x).sum();
-      page(b);
-      if (before.defined()) EXPECT_THROW(before.backward(), c10::Error);
+    at::Tensor sum;
+    const auto result = train({}, captured, [&](Body& b) {
+      if (b.step == 0) sum = torch::zeros({}).to(capturing::device());
+      std::vector<at::Tensor> before;
+      if (b.step == 12) before = {b.model->forward(b.x).sum(), (b.model->third->bias * sum).sum()};
+      with({.after_step = [&](Body&, const at::Tensor&, const at::Tensor& loss) { sum += loss.detach(); }})(b);
+      for (const at::Tensor& loss : before) EXPECT_THROW(loss.backward(), c10::Error);
     });
     EXPECT_EQ(result.report.replayed > 15, captured);
   }
