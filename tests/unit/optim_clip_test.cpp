@@ -111,6 +111,24 @@ TEST(ClipNormOf, MixedDtypesHaveOneNormAndKeepTheirDtypes) {
   EXPECT_EQ(parameters[2].grad().scalar_type(), torch::kBFloat16);
 }
 
+// A norm of 16 bits has three digits, and half precision ends at 65504.
+TEST(ClipNormOf, GradientsOf16BitsHaveANormOfFloat32) {
+  Accelerator accelerator;
+  for (const auto dtype : {torch::kHalf, torch::kBFloat16}) {
+    for (const double p : {1.0, 2.0, 3.0}) {
+      const std::vector<at::Tensor> parameters{parameter(std::vector<double>(10'000, 0.371), dtype),
+                                               parameter({40'000, 50'000, 60'000}, dtype)};
+      const double expected = norm_by_hand(parameters, p);
+      const auto norm = accelerator.clip_grad_norm_(parameters, {.max_norm = 1e9, .norm_type = p}).norm;
+      EXPECT_EQ(norm.scalar_type(), torch::kFloat);
+      EXPECT_NEAR(norm.item<double>(), expected, 1e-5 * expected) << "p " << p;
+      accelerator.clip_grad_norm_(parameters, {.max_norm = 1000, .norm_type = p});
+      EXPECT_NEAR(norm_by_hand(parameters, p), 1000, 5) << "p " << p;
+      EXPECT_EQ(parameters[0].grad().scalar_type(), dtype);
+    }
+  }
+}
+
 // As in the original: not an error; the norm says what happened.
 TEST(ClipNormOf, NonFiniteGradients) {
   Accelerator accelerator;

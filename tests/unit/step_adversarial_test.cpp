@@ -301,19 +301,78 @@ TEST_F(StepCapture, StatisticsThatAnOperatorChangesUnannounced) {
 }
 
 TEST_F(StepCapture, AnInputThatSharesMemoryWithWhatTheStepWrites) {
-  const auto report = expect_same({}, [](Body& b) {
-    const auto other = b.step == 12 ? b.model->third->bias.detach() : torch::ones({4}).to(capturing::device());
-    auto window = b.accelerator.accumulate(b.model);
-    auto loss = cross_entropy(b.model(b.x), b.y);
-    b.accelerator.backward(loss);
-    b.optimizer.step();
-    b.optimizer.zero_grad();
-    const auto changed = other * other;
-    b.log.push_back(changed.sum().item<double>());
-  });
-  EXPECT_EQ(report.fallbacks, 1);
-  EXPECT_THAT(report.last_fallback, HasSubstr("shares memory"));
-  EXPECT_GT(report.replayed, 8);
+  for (const int64_t at : {4, 12}) {
+    const auto report = expect_same({}, [at](Body& b) {
+      const auto other = b.step == at ? b.model->third->bias.detach() : torch::ones({4}).to(capturing::device());
+      auto window = b.accelerator.accumulate(b.model);
+      auto loss = cross_entropy(b.model(b.x), b.y);
+      b.accelerator.backward(loss);
+      b.optimizer.step();
+      b.optimizer.zero_grad();
+      const auto changed = other * other;
+      b.log.push_back(changed.sum().item<double>());
+    });
+    EXPECT_EQ(report.fallbacks, 1);
+    EXPECT_THAT(report.last_fallback, HasSubstr("shares memory"));
+    EXPECT_GT(report.replayed, 8);
+  }
+}
+
+TEST_F(StepCapture, AWrittenInputThatSharesMemoryWithWhatTheStepReads) {
+  for (const int64_t at : {4, 12}) {
+    at::Tensor fixed;
+    const auto report = expect_same({}, [&](Body& b) {
+      if (b.step == 0) fixed = torch::ones({}).to(capturing::device()).clone();
+      auto sum = b.step == at ? fixed.detach() : torch::zeros({}).to(capturing::device());
+      auto window = b.accelerator.accumulate(b.model);
+      auto loss = cross_entropy(b.model(b.x), b.y);
+      b.accelerator.backward(loss);
+      b.optimizer.step();
+      b.optimizer.zero_grad();
+      sum += loss.detach();
+      const auto changed = fixed * 2;
+      b.log.push_back(changed.item<double>());
+      b.log.push_back(sum.item<double>());
+    });
+    EXPECT_EQ(report.fallbacks, 1);
+    EXPECT_THAT(report.last_fallback, HasSubstr("shares memory"));
+    EXPECT_GT(report.replayed, 8);
+  }
+}
+
+TEST_F(StepCapture, WrittenTensorsThatShareMemoryAndAreNewAtTimes) {
+  for (const int64_t every : {1, 15}) {
+    at::Tensor sum, same;
+    expect_same({.steps = 60}, [&](Body& b) {
+      if (b.step % every == 0) {
+        sum = torch::zeros({}).to(capturing::device());
+        same = sum.detach();
+      }
+      auto window = b.accelerator.accumulate(b.model);
+      auto loss = cross_entropy(b.model(b.x), b.y);
+      b.accelerator.backward(loss);
+      b.optimizer.step();
+      b.optimizer.zero_grad();
+      sum += loss.detach();
+      const auto twice = same * 2;
+      b.log.push_back(twice.item<double>());
+    });
+  }
+}
+
+/// LibTorch compares versions: those of weights, and of what else a step writes.
+TEST_F(StepCapture, AGraphOverWhatAStepHasWrittenIsAnError) {
+  for (const bool captured : {false, true}) {
+    at::Tensor sum;
+    const auto result = train({}, captured, [&](Body& b) {
+      if (b.step == 0) sum = torch::zeros({}).to(capturing::device());
+      std::vector<at::Tensor> before;
+      if (b.step == 12) before = {b.model->forward(b.x).sum(), (b.model->third->bias * sum).sum()};
+      with({.after_step = [&](Body&, const at::Tensor&, const at::Tensor& loss) { sum += loss.detach(); }})(b);
+      for (const at::Tensor& loss : before) EXPECT_THROW(loss.backward(), c10::Error);
+    });
+    EXPECT_EQ(result.report.replayed > 15, captured);
+  }
 }
 
 TEST_F(StepCapture, AResultThatOneStepKeepsAndTheCapturedOneDidNot) {

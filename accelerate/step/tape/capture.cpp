@@ -123,6 +123,10 @@ void Tape::keep_results() {
 }
 
 bool Tape::close_segment() {
+  if (state_ == State::kCapturing && input_is_written()) {
+    catch_up(kInputIsWritten);
+    return false;
+  }
   keep_results();
   if (!open_) return true;
   const bool unknown = capture_.has_unknown_work();

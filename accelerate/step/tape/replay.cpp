@@ -208,7 +208,7 @@ bool Tape::launch() {
     return false;
   }
   if (input_is_written()) {
-    catch_up("an input shares memory with what the step writes");
+    catch_up(kInputIsWritten);
     return false;
   }
   copy_late();

@@ -35,6 +35,7 @@ class TapeHost {
 class TapePool;
 
 inline constexpr const char* kUnknownWork = "work was given to the device past LibTorch's operators";
+inline constexpr const char* kInputIsWritten = "an input shares memory with what the step writes";
 
 /// One kind of step, captured in the course of a step and repeated by later ones. The later step's operators come one
 /// after the other, are compared with what was captured, and are left out; their results are tensors that have no
