@@ -73,7 +73,7 @@ RC_GTEST_PROP(EmaOperator, IsLibTorchsLerpBitForBitAndTheFormula, ()) {
     averages.push_back(pair.average);
     weights.push_back(pair.weight);
     theirs.push_back(torch::empty_like(pair.average).copy_(pair.average));
-    exact.push_back(pair.average.to(torch::kDouble));
+    exact.push_back(pair.average.clone().to(torch::kDouble));
   }
   const auto before = *rc::gen::inRange<int64_t>(0, 2000);
   const at::Tensor updates = torch::full({}, before, torch::kLong);
