@@ -70,7 +70,9 @@ kernels::EmaDecay rule_of(const EmaOptions& options) {
           .inv_gamma = options.inv_gamma,
           .power = options.power,
           .update_after_step = options.update_after_step,
-          .rise = options.use_ema_warmup ? EmaRise::kWarmUp : options.ramp_up ? EmaRise::kRamp : EmaRise::kNone};
+          .rise = options.use_ema_warmup ? EmaRise::kWarmUp
+                  : options.ramp_up      ? EmaRise::kRamp
+                                         : EmaRise::kNone};
 }
 
 /// What the operator computes with: of a complex number both parts.
@@ -158,8 +160,8 @@ void EmaCore::update_on_devices(const at::Tensor& verdict) {
   for (const Entry& entry : entries_) {
     const at::Tensor& average = entry.average.local;
     if (!on_device(average.device())) continue;
-    auto lists = std::find_if(devices.begin(), devices.end(),
-                              [&](const auto& one) { return one.first == average.device(); });
+    auto lists =
+        std::find_if(devices.begin(), devices.end(), [&](const auto& one) { return one.first == average.device(); });
     if (lists == devices.end()) lists = devices.insert(lists, {average.device(), Lists{}});
     lists->second.averages.push_back(numbers_of(average));
     lists->second.weights.push_back(beside(average, followed(entry.weight)));

@@ -12,8 +12,8 @@ namespace accelerate::internal {
 
 /// One call of `Ema::update` after a step.
 struct EmaEntry {
-  std::optional<StepResult> result;      ///< until it is known
-  std::optional<int64_t> number = {};    ///< which update it was, from 1; 0: none, the step was skipped
+  std::optional<StepResult> result;    ///< until it is known
+  std::optional<int64_t> number = {};  ///< which update it was, from 1; 0: none, the step was skipped
 };
 
 /// Which updates averages had, as the host knows: the device counts for itself.

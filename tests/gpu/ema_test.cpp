@@ -33,7 +33,7 @@ at::TensorOptions on_gpu(at::ScalarType dtype) { return at::TensorOptions(dtype)
 /// arguments of one kernel hold.
 Tensors shapes(at::ScalarType dtype) {
   const auto noise = [&](std::vector<int64_t> sizes) { return torch::randn(sizes, on_gpu(dtype)); };
-  Tensors tensors{noise({}),     noise({0}),      noise({1}),          noise({7}),
+  Tensors tensors{noise({}),     noise({0}),       noise({1}),           noise({7}),
                   noise({1025}), noise({129, 65}), noise({65, 129}).t(), noise({300, 700})};
   tensors.push_back(noise({4099}).slice(0, 1));
   tensors.push_back(noise({67}).slice(0, 3));

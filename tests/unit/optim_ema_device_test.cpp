@@ -58,9 +58,7 @@ std::vector<at::Tensor> averages_of(Ema& ema, const torch::nn::Module& net) {
 }
 
 struct Written : accelerate::StateWriter, accelerate::StateReader {
-  void write(const accelerate::ShardedTensor& tensor) override {
-    tensors[tensor.name] = tensor.local.detach().clone();
-  }
+  void write(const accelerate::ShardedTensor& tensor) override { tensors[tensor.name] = tensor.local.detach().clone(); }
   /// Values are there once the whole load has finished.
   void read(const accelerate::ShardedTensor& tensor) override { asked.push_back(tensor); }
   void finish() {
@@ -267,7 +265,8 @@ TEST_F(EmaOnDevice, HasEveryKindOfWeightAndSeveralModels) {
       become_noise(*net);
       for (auto& parameter : odd->parameters()) {
         if (parameter.scalar_type() != torch::kLong) {
-          parameter.copy_(torch::randn(parameter.sizes(), parameter.is_complex() ? torch::kComplexFloat : torch::kFloat));
+          parameter.copy_(
+              torch::randn(parameter.sizes(), parameter.is_complex() ? torch::kComplexFloat : torch::kFloat));
         }
       }
       odd->norm->running_mean.normal_();

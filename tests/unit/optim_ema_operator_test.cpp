@@ -54,11 +54,11 @@ struct Pair {
   at::Tensor average, weight;
 };
 Pair any_pair() {
-  const auto [wide, low] = *rc::gen::elementOf(std::vector<std::pair<at::ScalarType, at::ScalarType>>{
-      {torch::kFloat, torch::kFloat},
-      {torch::kDouble, torch::kDouble},
-      {torch::kFloat, torch::kHalf},
-      {torch::kFloat, torch::kBFloat16}});
+  const auto [wide, low] =
+      *rc::gen::elementOf(std::vector<std::pair<at::ScalarType, at::ScalarType>>{{torch::kFloat, torch::kFloat},
+                                                                                 {torch::kDouble, torch::kDouble},
+                                                                                 {torch::kFloat, torch::kHalf},
+                                                                                 {torch::kFloat, torch::kBFloat16}});
   const at::Tensor average = any_tensor(wide);
   return {average, torch::empty_like(average, average.options().dtype(low)).normal_()};
 }

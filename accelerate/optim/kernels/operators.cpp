@@ -254,9 +254,8 @@ void ema_operator(at::TensorList averages, at::TensorList weights, const at::Ten
                 average.scalar_type(), ' ', average.sizes(), " on ", average.device(), ", cannot follow a weight of ",
                 weight.scalar_type(), ' ', weight.sizes(), " on ", weight.device(), " beside a count on ", device);
     const Number of_average = number_of(average.scalar_type()), of_weight = number_of(weight.scalar_type());
-    auto kind = std::find_if(kinds.begin(), kinds.end(), [&](const Kind& one) {
-      return one.average == of_average && one.weight == of_weight;
-    });
+    auto kind = std::find_if(kinds.begin(), kinds.end(),
+                             [&](const Kind& one) { return one.average == of_average && one.weight == of_weight; });
     if (kind == kinds.end()) kind = kinds.insert(kind, Kind{.average = of_average, .weight = of_weight});
     kind->sizes.push_back(average.numel());
     kind->arrays.push_back(average.mutable_data_ptr());
@@ -331,10 +330,11 @@ class Library {
     define("round_stochastically_", "(Tensor(a!)[] params, Tensor[] values, Tensor(b!) draws) -> ()", round_operator);
     define("scale_", "(Tensor(a!)[] tensors, Tensor factor) -> ()", scale_operator);
     define("gradient_norm", "(Tensor[] grads, Tensor? grad_factor) -> (Tensor norm, Tensor found_inf)", norm_operator);
-    define("fused_ema_",
-           "(Tensor(a!)[] averages, Tensor[] weights, Tensor(b!) updates, float decay, float min_decay, bool "
-           "use_ema_warmup, float inv_gamma, float power, bool ramp_up, int update_after_step, Tensor? found_inf) -> ()",
-           ema_operator);
+    define(
+        "fused_ema_",
+        "(Tensor(a!)[] averages, Tensor[] weights, Tensor(b!) updates, float decay, float min_decay, bool "
+        "use_ema_warmup, float inv_gamma, float power, bool ramp_up, int update_after_step, Tensor? found_inf) -> ()",
+        ema_operator);
     define("publish_update_", "(Tensor(a!) number, Tensor(b!) outcomes, Tensor? found_inf, Tensor(c!)? kept) -> ()",
            publish_operator);
     define("await_update", "(Tensor number, Tensor outcomes, int update) -> bool", await_operator);

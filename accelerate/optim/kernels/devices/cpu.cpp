@@ -169,19 +169,10 @@ void publish(int64_t* number, int64_t* outcomes, const float* skip, float* kept,
 }  // namespace
 
 DeviceKernels kernels_cpu() {
-  return {c10::kCPU,
-          update,
-          update,
-          update,
-          update,
-          update,
-          update,
-          scale,
-          norm,
-          count_ema,
-          ema,
-          publish,
-          [](c10::Device) { return true; }};
+  return {
+      c10::kCPU, update, update, update, update, update, update, scale, norm, count_ema, ema, publish, [](c10::Device) {
+        return true;
+      }};
 }
 
 }  // namespace accelerate::internal::kernels
