@@ -15,7 +15,8 @@ set(private_headers plan.h plan_agreement.h plan_capture.h plan_device.h plan_fo
   data/prefetch/host_source.h data/prefetch/pinned_ring.h data/prefetch/prefetch.h data/prefetch/transfer.h
   nn/kernels/cuda.h nn/kernels/device.h nn/kernels/operators.h
   optim/device_counters.h optim/fused_update.h optim/momentum.h optim/move_state.h optim/scaled_gradients.h optim/scheduler_ranks.h optim/schedules/checks.h
-  step/captures/copies.h step/captures/memsets.h optim/kernels/call.h optim/kernels/cuda.h optim/kernels/device.h optim/kernels/element.h optim/kernels/operators.h
+  optim/ema_core.h optim/ema_history.h optim/kernels/call.h optim/kernels/cuda.h optim/kernels/device.h optim/kernels/element.h optim/kernels/operators.h
+  step/captures/copies.h step/captures/memsets.h
   optim/master_weights.h optim/update.h optim/update_outcomes.h optim/wide_parameters.h
   precision/convert_module.h precision/float32_scope.h
   profile/kineto.h profile/schedule.h profile/trace.h

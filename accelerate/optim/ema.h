@@ -28,10 +28,30 @@ struct EmaOptions {
   bool use_buffers = false;       ///< floating-point buffers are averaged, too; false: they stay the model's own
 };
 
-/// What `Ema::update` did.
-struct EmaUpdate {
-  bool applied = false;  ///< the averages followed the weights; false after a step that did not change these
-  double decay = 0;      ///< the share that the averages kept; 0 when they were copied
+namespace internal {
+struct EmaEntry;
+class EmaHistory;
+}  // namespace internal
+
+/// What `Ema::update` did. A handle: keeping it waits for nothing. With a scaled loss on a GPU the device decides, and
+/// asking waits until the optimizer's update is done.
+class EmaUpdate {
+ public:
+  /// Nothing.
+  EmaUpdate() = default;
+  EmaUpdate(std::shared_ptr<internal::EmaHistory> history, std::shared_ptr<internal::EmaEntry> entry)
+      : history_(std::move(history)), entry_(std::move(entry)) {}
+
+  /// The averages followed the weights; false after a step that did not change these.
+  bool applied() const;
+  /// The share that the averages kept; 0 when they were copied, or did not follow.
+  double decay() const;
+  /// Whether both answer without waiting.
+  bool known() const;
+
+ private:
+  std::shared_ptr<internal::EmaHistory> history_;
+  std::shared_ptr<internal::EmaEntry> entry_;
 };
 
 namespace internal {
@@ -96,8 +116,9 @@ class Ema final : public Stateful {
   Ema& operator=(Ema&&) noexcept;
 
   /// Follows the weights if `result` is that of a step that changed them: `ema.update(optimizer.step())`. Micro-steps
-  /// that accumulate do not count. Throws UsageError while the averages are applied, or when a weight has another shape
-  /// than at the beginning.
+  /// that accumulate do not count. Where the device decides whether a step changed them, it decides here, too, and
+  /// nobody waits; only for weights of several kinds of devices the host does. Throws UsageError while the averages are
+  /// applied, or when a weight has another shape than at the beginning.
   EmaUpdate update(const StepResult& result);
 
   /// Puts the averages into the model until the guard ends; then the weights are again what they were, bit for bit.
@@ -106,14 +127,17 @@ class Ema final : public Stateful {
   EmaWeights apply();
   bool applied() const;
 
-  /// Number of updates, those that copied included.
+  /// Number of updates, those that copied included. May wait like EmaUpdate.
   int64_t optimization_step() const;
-  /// The share that the last update kept; 0 before the first that averaged.
+  /// The share that the last update kept, be it before a `load`; 0 before the first that averaged. May wait like
+  /// EmaUpdate.
   double cur_decay_value() const;
 
   void save(StateWriter& writer) const override;
   /// Throws UsageError while the averages are applied.
   void load(StateReader& reader) override;
+
+  const std::shared_ptr<internal::EmaCore>& core() const { return core_; }
 
  private:
   using Masters = std::shared_ptr<internal::MasterWeights>;

@@ -17,6 +17,9 @@ class PendingOutcome {
   virtual bool known() = 0;
   /// Waits for the update, for nothing else.
   virtual bool skipped() = 0;
+  /// What `skipped()` will say, for work that is queued on the device from here to the next update: float32, [1], not 0
+  /// for skipped. It stays the same tensor. Undefined: there is none, or the next update is queued already.
+  virtual at::Tensor verdict() const { return {}; }
 };
 
 }  // namespace internal
@@ -40,6 +43,8 @@ class StepResult {
   bool skipped() const { return pending_ ? pending_->skipped() : outcome_ == Outcome::kSkipped; }
   /// Whether `applied()` and `skipped()` answer without waiting.
   bool known() const { return !pending_ || pending_->known(); }
+  /// For what follows the update on its device without waiting, see PendingOutcome.
+  at::Tensor verdict() const { return pending_ ? pending_->verdict() : at::Tensor(); }
   /// After `step(closure)`: what the optimizer made of the closure's losses, the first one for LibTorch's own; with
   /// several processes their mean. Undefined without a closure and on a micro-step that does not synchronise.
   const at::Tensor& loss() const { return loss_; }

@@ -11,7 +11,8 @@ namespace accelerate::internal {
 
 class UpdateOutcomes::Outcome final : public PendingOutcome {
  public:
-  Outcome(std::shared_ptr<const Memory> memory, int64_t number) : memory_(std::move(memory)), number_(number) {}
+  explicit Outcome(const std::shared_ptr<const Memory>& memory)
+      : memory_(memory), queue_(memory), number_(memory->queued) {}
 
   bool known() override {
     if (!skipped_) keep(kernels::peek_update(memory_->outcomes, number_));
@@ -20,6 +21,10 @@ class UpdateOutcomes::Outcome final : public PendingOutcome {
   bool skipped() override {
     if (!known()) keep(kernels::await_update(memory_->number, memory_->outcomes, number_));
     return *skipped_;
+  }
+  at::Tensor verdict() const override {
+    const auto queue = queue_.lock();
+    return queue && queue->queued == number_ ? queue->verdict : at::Tensor();
   }
 
  private:
@@ -30,6 +35,7 @@ class UpdateOutcomes::Outcome final : public PendingOutcome {
   }
 
   std::shared_ptr<const Memory> memory_;
+  std::weak_ptr<const Memory> queue_;
   int64_t number_;
   std::optional<bool> skipped_;
 };
@@ -37,12 +43,14 @@ class UpdateOutcomes::Outcome final : public PendingOutcome {
 UpdateOutcomes::UpdateOutcomes(c10::Device device)
     : memory_(std::make_shared<Memory>(
           Memory{.number = at::zeros({}, at::TensorOptions(at::kLong).device(device)),
-                 .outcomes = at::zeros({2}, at::TensorOptions(at::kLong).pinned_memory(!device.is_cpu()))})) {}
+                 .outcomes = at::zeros({2}, at::TensorOptions(at::kLong).pinned_memory(!device.is_cpu())),
+                 .verdict = at::zeros({1}, at::TensorOptions(at::kFloat).device(device))})) {}
 
 std::shared_ptr<PendingOutcome> UpdateOutcomes::publish(const at::Tensor& skip) {
   if (last_) last_->skipped();
-  kernels::publish_update(memory_->number, memory_->outcomes, skip);
-  last_ = std::make_shared<Outcome>(memory_, ++queued_);
+  kernels::publish_update(memory_->number, memory_->outcomes, skip, memory_->verdict);
+  ++memory_->queued;
+  last_ = std::make_shared<Outcome>(memory_);
   return last_;
 }
 

@@ -22,10 +22,11 @@ class UpdateOutcomes {
   struct Memory {
     at::Tensor number;    ///< of the last update that the device has done; on the device
     at::Tensor outcomes;  ///< that number and whether it was skipped; on the host
+    at::Tensor verdict;   ///< whether it was skipped; on the device
+    int64_t queued = 0;   ///< updates
   };
   class Outcome;
-  std::shared_ptr<const Memory> memory_;
-  int64_t queued_ = 0;
+  std::shared_ptr<Memory> memory_;
   std::shared_ptr<PendingOutcome> last_;
 };
 

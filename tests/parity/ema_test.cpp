@@ -64,10 +64,10 @@ TEST(Ema, HasTheAveragesOfTheOriginals) {
       net->become(live, static_cast<int64_t>(step));
       const accelerate::EmaUpdate update =
           ema.update(accelerate::StepResult(accelerate::StepResult::Outcome::kApplied));
-      ASSERT_TRUE(update.applied);
+      ASSERT_TRUE(update.applied());
       const Json& decays = entry.at("decays");
       if (!decays.is_null()) {
-        ASSERT_NEAR(update.decay, decays.at(step - 1).get<double>(), 1e-15) << entry["options"] << " at " << step;
+        ASSERT_NEAR(update.decay(), decays.at(step - 1).get<double>(), 1e-15) << entry["options"] << " at " << step;
       }
       const auto averages = ema.apply();
       if ((step - 1) % every != 0) continue;

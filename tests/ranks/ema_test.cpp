@@ -46,7 +46,7 @@ TEST_P(EmaOfRanks, AreEqualBitForBitAndCountUpdates) {
     for (int64_t micro = 0; micro < 9; ++micro) {
       auto window = accelerator.accumulate(model);
       accelerator.backward(model(inputs[rank.rank()][micro]).pow(2).mean());
-      updates += ema.update(optimizer.step()).applied ? 1 : 0;
+      updates += ema.update(optimizer.step()).applied() ? 1 : 0;
       optimizer.zero_grad();
     }
     EXPECT_EQ(updates, 9 / accumulation);

@@ -116,9 +116,9 @@ TEST_F(EmaOfMlp, FollowsTheFormula) {
   for (int step = 1; step <= 6; ++step) {
     become(*net, step * step);
     const auto update = ema.update(kApplied);
-    EXPECT_TRUE(update.applied);
-    EXPECT_EQ(update.decay, step == 1 ? 0 : 0.75);
-    EXPECT_EQ(ema.cur_decay_value(), update.decay);
+    EXPECT_TRUE(update.applied());
+    EXPECT_EQ(update.decay(), step == 1 ? 0 : 0.75);
+    EXPECT_EQ(ema.cur_decay_value(), update.decay());
     expected = step == 1 ? 1 : 0.75 * expected + 0.25 * step * step;
     for (const auto& average : averages_of(ema, *net)) EXPECT_NEAR(average.max().item<double>(), expected, 1e-12);
   }
@@ -129,11 +129,11 @@ TEST_F(EmaOfMlp, CountsOnlyStepsThatChangedTheWeights) {
   Ema ema(model, {.decay = 0.5});
   const auto before = averages_of(ema, *net);
   become(*net, 4);
-  EXPECT_FALSE(ema.update(kAccumulated).applied);
-  EXPECT_FALSE(ema.update(kSkipped).applied);
+  EXPECT_FALSE(ema.update(kAccumulated).applied());
+  EXPECT_FALSE(ema.update(kSkipped).applied());
   EXPECT_EQ(ema.optimization_step(), 0);
   EXPECT_TRUE(equal(averages_of(ema, *net), before));
-  EXPECT_TRUE(ema.update(kApplied).applied);
+  EXPECT_TRUE(ema.update(kApplied).applied());
   EXPECT_EQ(ema.optimization_step(), 1);
 }
 
@@ -150,8 +150,8 @@ TEST_F(EmaOfMlp, IsUpdatedOnceAWindowInTheLoop) {
       trainer.backward(training::mse(prepared(x), y));
       const auto update = ema.update(optimizer.step());
       optimizer.zero_grad();
-      EXPECT_EQ(update.applied, trainer.sync_gradients());
-      if (!update.applied) continue;
+      EXPECT_EQ(update.applied(), trainer.sync_gradients());
+      if (!update.applied()) continue;
       if (by_hand.empty()) by_hand = copy_of(other->parameters());
       for (size_t i = 0; i < by_hand.size(); ++i) by_hand[i] = 0.5 * by_hand[i] + 0.5 * other->parameters()[i].detach();
     }
@@ -283,7 +283,7 @@ TEST_F(EmaOfMlp, StateGoesThroughTheSeamAndTrainingGoesOnEqually) {
   EXPECT_EQ(restored.optimization_step(), 5);
   become(*net, 11);
   become(*fresh, 11);
-  EXPECT_EQ(ema.update(kApplied).decay, restored.update(kApplied).decay);
+  EXPECT_EQ(ema.update(kApplied).decay(), restored.update(kApplied).decay());
   EXPECT_TRUE(equal(averages_of(ema, *net), averages_of(restored, *fresh)));
 }
 
@@ -457,9 +457,9 @@ TEST(EmaOfAnInferenceRegion, IsUpdatedOutsideIt) {
     const auto weights = ema->apply();
   }
   become(*net, 1);
-  EXPECT_TRUE(ema->update(kApplied).applied);
+  EXPECT_TRUE(ema->update(kApplied).applied());
   become(*net, 3);
-  EXPECT_TRUE(ema->update(kApplied).applied);
+  EXPECT_TRUE(ema->update(kApplied).applied());
   EXPECT_EQ(averages_of(*ema, *net)[0].max().item<double>(), 2);
 }
 

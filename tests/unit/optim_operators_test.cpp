@@ -340,7 +340,8 @@ TEST(UpdateOperators, RefuseWhatDoesNotFitTogether) {
 
 TEST(UpdateOperators, AreKnownToTheDispatcherWithTheirAliases) {
   kernels::fused_lion({{}, {}}, {}, rate(1), {0.9, 0.99, 0}, {});
-  for (const char* name : {"fused_adam_", "fused_adamw_", "fused_sgd_", "fused_lion_", "scale_", "publish_update_"}) {
+  for (const char* name :
+       {"fused_adam_", "fused_adamw_", "fused_sgd_", "fused_lion_", "scale_", "fused_ema_", "publish_update_"}) {
     const auto found = c10::Dispatcher::singleton().findSchema({std::string("accelerate::") + name, ""});
     ASSERT_TRUE(found.has_value()) << name;
     EXPECT_TRUE(found->schema().is_mutable()) << name;
@@ -357,6 +358,11 @@ TEST(UpdateOperators, OutcomesAreThoseOfTheirUpdate) {
   EXPECT_FALSE(kernels::await_update(number, outcomes, 2));
   kernels::publish_update(number, outcomes, {});
   EXPECT_EQ(kernels::peek_update(outcomes, 3), std::optional(false));
+  const at::Tensor kept = torch::full({1}, 7.0F);
+  kernels::publish_update(number, outcomes, torch::full({1}, 0.5F), kept);
+  EXPECT_EQ(kept.item<float>(), 1);
+  kernels::publish_update(number, outcomes, {}, kept);
+  EXPECT_EQ(kept.item<float>(), 0);
 }
 
 }  // namespace

@@ -44,4 +44,22 @@ struct NormCall {
   float* found;          ///< one number, 0 before: becomes 1 if an element is not finite
 };
 
+/// What all calls of one update of averages follow.
+struct EmaClock {
+  int64_t* updates;   ///< made so far; counts on, unless skipped
+  double* kept;       ///< becomes the share that this update keeps, unless skipped
+  const float* skip;  ///< not 0: nothing changes
+};
+
+/// Averages that follow weights, after their clock.
+struct EmaCall {
+  Number average;
+  Number weight;         ///< the same, or 16 bits beside float32
+  int64_t tensors;       ///< how many
+  const int64_t* sizes;  ///< elements of each
+  void* const* arrays;   ///< average and weight of each, one tensor after the other
+  const double* kept;
+  const float* skip;
+};
+
 }  // namespace accelerate::internal::kernels

@@ -25,6 +25,10 @@ cudaError_t norm_on_cuda(const NormCall& call, const Blocks& blocks, double* par
 cudaError_t scale_on_cuda(const ScaleCall& call, cudaStream_t stream);
 
 /// Counts `number` on; the host reads `outcomes` meanwhile: the number last, when the outcome beside it is there.
-cudaError_t publish_on_cuda(int64_t* number, int64_t* outcomes, const float* skip, cudaStream_t stream);
+/// `kept` may be null.
+cudaError_t publish_on_cuda(int64_t* number, int64_t* outcomes, const float* skip, float* kept, cudaStream_t stream);
+
+cudaError_t count_ema_on_cuda(const EmaDecay& decay, const EmaClock& clock, cudaStream_t stream);
+cudaError_t ema_on_cuda(const EmaCall& call, cudaStream_t stream);
 
 }  // namespace accelerate::internal::kernels

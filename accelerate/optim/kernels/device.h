@@ -21,8 +21,11 @@ struct DeviceKernels {
   void (*assign)(const Assign&, const Call&, c10::Device);
   void (*scale)(const ScaleCall&, c10::Device);
   void (*norm)(const NormCall&, c10::Device);
-  /// Counts `number` on and writes it with 1 or 0 for skipped into `outcomes`, host memory that the device reaches.
-  void (*publish)(int64_t* number, int64_t* outcomes, const float* skip, c10::Device);
+  void (*count_ema)(const EmaDecay&, const EmaClock&, c10::Device);
+  void (*ema)(const EmaCall&, c10::Device);
+  /// Counts `number` on and writes it with 1 or 0 for skipped into `outcomes`, host memory that the device reaches; the
+  /// same 1 or 0 into `kept`, unless it is null.
+  void (*publish)(int64_t* number, int64_t* outcomes, const float* skip, float* kept, c10::Device);
   /// Whether everything on the device's current stream is done. Throws after an error, and while it is being captured.
   bool (*idle)(c10::Device);
 };

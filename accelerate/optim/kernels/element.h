@@ -199,4 +199,40 @@ struct Assign {
   }
 };
 
+/// How the share that averages keep becomes what it is to be.
+enum class EmaRise { kNone, kWarmUp, kRamp };
+
+/// The share that each update of averages keeps. Source: `EMAModel` of diffusers, `get_decay`.
+struct EmaDecay {
+  double decay, min_decay, inv_gamma, power;
+  int64_t update_after_step;
+  EmaRise rise;
+
+  /// Of update number `update`, from 1; 0 copies.
+  ACCELERATE_HOST_DEVICE double of(int64_t update) const {
+    const int64_t n = update - update_after_step - 1;
+    if (n <= 0) return 0;
+    const auto count = static_cast<double>(n);
+    double share = decay;
+    if (rise == EmaRise::kWarmUp) share = 1 - std::pow(1 + count / inv_gamma, -power);
+    if (rise == EmaRise::kRamp) share = (1 + count) / (10 + count);
+    if (share > decay) share = decay;
+    return share < min_decay ? min_decay : share;
+  }
+};
+
+/// One element of an average; its rounding is that of LibTorch. Source: `at::native::lerp_vec`.
+template <class T>
+struct Average {
+  explicit ACCELERATE_HOST_DEVICE Average(double kept) : share(static_cast<T>(1 - kept)), copies(kept == 0) {}
+  T share;
+  bool copies;
+
+  ACCELERATE_HOST_DEVICE T operator()(T average, T weight) const {
+    if (copies) return weight;  // whatever the average was, a NaN, too
+    const T way = weight - average;
+    return share < T(0.5) ? std::fma(share, way, average) : std::fma(share - 1, way, weight);
+  }
+};
+
 }  // namespace accelerate::internal::kernels

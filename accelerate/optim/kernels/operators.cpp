@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -234,13 +235,60 @@ std::tuple<at::Tensor, at::Tensor> norm_operator(at::TensorList gradients, const
   return {norm, found};
 }
 
-void publish_operator(const at::Tensor& number, const at::Tensor& outcomes, const OptionalTensor& skip) {
+void ema_operator(at::TensorList averages, at::TensorList weights, const at::Tensor& updates, double decay,
+                  double min_decay, bool use_warmup, double inv_gamma, double power, bool ramp_up,
+                  int64_t update_after_step, const OptionalTensor& skip) {
+  TORCH_CHECK(updates.defined(), "accelerate: averages without a count");
+  TORCH_CHECK(averages.size() == weights.size(), "accelerate: ", weights.size(), " weights beside ", averages.size(),
+              " averages");
+  const c10::Device device = updates.device();
+  struct Kind {
+    Number average, weight;
+    std::vector<int64_t> sizes = {};
+    std::vector<void*> arrays = {};
+  };
+  std::vector<Kind> kinds;
+  for (size_t t = 0; t < averages.size(); ++t) {
+    const at::Tensor &average = averages[t], &weight = weights[t];
+    TORCH_CHECK(average.device() == device && can_follow(average, weight), "accelerate: average ", t, ", of ",
+                average.scalar_type(), ' ', average.sizes(), " on ", average.device(), ", cannot follow a weight of ",
+                weight.scalar_type(), ' ', weight.sizes(), " on ", weight.device(), " beside a count on ", device);
+    const Number of_average = number_of(average.scalar_type()), of_weight = number_of(weight.scalar_type());
+    auto kind = std::find_if(kinds.begin(), kinds.end(),
+                             [&](const Kind& one) { return one.average == of_average && one.weight == of_weight; });
+    if (kind == kinds.end()) kind = kinds.insert(kind, Kind{.average = of_average, .weight = of_weight});
+    kind->sizes.push_back(average.numel());
+    kind->arrays.push_back(average.mutable_data_ptr());
+    kind->arrays.push_back(const_cast<void*>(weight.const_data_ptr()));  // only read
+  }
+  const DeviceKernels& kernels = kernels_of(device);
+  const at::Tensor kept = at::empty({}, at::TensorOptions(at::kDouble).device(device));
+  const EmaClock clock{.updates = number_in<int64_t>(updates, device, "updates"),
+                       .kept = kept.mutable_data_ptr<double>(),
+                       .skip = number_in<float>(skip, device, "found_inf")};
+  const EmaRise rise = use_warmup ? EmaRise::kWarmUp : ramp_up ? EmaRise::kRamp : EmaRise::kNone;
+  kernels.count_ema({decay, min_decay, inv_gamma, power, update_after_step, rise}, clock, device);
+  for (const Kind& kind : kinds) {
+    kernels.ema({.average = kind.average,
+                 .weight = kind.weight,
+                 .tensors = static_cast<int64_t>(kind.sizes.size()),
+                 .sizes = kind.sizes.data(),
+                 .arrays = kind.arrays.data(),
+                 .kept = clock.kept,
+                 .skip = clock.skip},
+                device);
+  }
+}
+
+void publish_operator(const at::Tensor& number, const at::Tensor& outcomes, const OptionalTensor& skip,
+                      const OptionalTensor& kept) {
   const c10::Device device = number.device();
   TORCH_CHECK(outcomes.is_cpu() && outcomes.scalar_type() == at::kLong && outcomes.numel() == 2 &&
                   outcomes.is_contiguous() && (device.is_cpu() || outcomes.is_pinned()),
               "accelerate: outcomes are two numbers of int64 on the host, pinned for a device");
   kernels_of(device).publish(number_in<int64_t>(number, device, "number"), outcomes.mutable_data_ptr<int64_t>(),
-                             number_in<float>(skip, device, "found_inf"), device);
+                             number_in<float>(skip, device, "found_inf"), number_in<float>(kept, device, "kept"),
+                             device);
 }
 
 bool await_operator(const at::Tensor& number, const at::Tensor& outcomes, int64_t update) {
@@ -282,7 +330,13 @@ class Library {
     define("round_stochastically_", "(Tensor(a!)[] params, Tensor[] values, Tensor(b!) draws) -> ()", round_operator);
     define("scale_", "(Tensor(a!)[] tensors, Tensor factor) -> ()", scale_operator);
     define("gradient_norm", "(Tensor[] grads, Tensor? grad_factor) -> (Tensor norm, Tensor found_inf)", norm_operator);
-    define("publish_update_", "(Tensor(a!) number, Tensor(b!) outcomes, Tensor? found_inf) -> ()", publish_operator);
+    define(
+        "fused_ema_",
+        "(Tensor(a!)[] averages, Tensor[] weights, Tensor(b!) updates, float decay, float min_decay, bool "
+        "use_ema_warmup, float inv_gamma, float power, bool ramp_up, int update_after_step, Tensor? found_inf) -> ()",
+        ema_operator);
+    define("publish_update_", "(Tensor(a!) number, Tensor(b!) outcomes, Tensor? found_inf, Tensor(c!)? kept) -> ()",
+           publish_operator);
     define("await_update", "(Tensor number, Tensor outcomes, int update) -> bool", await_operator);
   }
 
@@ -360,9 +414,24 @@ Norm gradient_norm(at::TensorList gradients, const at::Tensor& factor) {
   return {std::move(norm), std::move(found)};
 }
 
-void publish_update(const at::Tensor& number, const at::Tensor& outcomes, const OptionalTensor& skip) {
+bool can_follow(const at::Tensor& average, const at::Tensor& weight) {
+  const at::ScalarType wide = average.scalar_type(), low = weight.scalar_type();
+  const bool same = wide == low && (wide == at::kFloat || wide == at::kDouble);
+  if (!same && !(wide == at::kFloat && (low == at::kHalf || low == at::kBFloat16))) return false;
+  return average.device() == weight.device() && average.layout() == at::kStrided && weight.layout() == at::kStrided &&
+         average.is_non_overlapping_and_dense() && same_layout(average, weight);
+}
+
+void fused_ema(const Averages& lists, const at::Tensor& updates, const EmaDecay& decay, const at::Tensor& skip) {
+  static const auto found = find<decltype(ema_operator)>("accelerate::fused_ema_");
+  found.call(lists.averages, lists.weights, updates, decay.decay, decay.min_decay, decay.rise == EmaRise::kWarmUp,
+             decay.inv_gamma, decay.power, decay.rise == EmaRise::kRamp, decay.update_after_step, given(skip));
+}
+
+void publish_update(const at::Tensor& number, const at::Tensor& outcomes, const OptionalTensor& skip,
+                    const OptionalTensor& kept) {
   static const auto found = find<decltype(publish_operator)>("accelerate::publish_update_");
-  found.call(number, outcomes, skip);
+  found.call(number, outcomes, skip, kept);
 }
 
 bool await_update(const at::Tensor& number, const at::Tensor& outcomes, int64_t update) {

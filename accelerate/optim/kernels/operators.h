@@ -64,9 +64,23 @@ struct Norm {
 /// One pass over gradients of one device and dtype, at least one, dense; nothing is written. `factor` as in `Verdict`.
 Norm gradient_norm(at::TensorList gradients, const at::Tensor& factor = {});
 
+/// Averages and the weights that they follow, element i of each list belonging together.
+struct Averages {
+  at::TensorList averages;
+  at::TensorList weights;
+};
+/// Whether an average and its weight are of one device, dense and of equal sizes and strides, the average of float32 or
+/// float64, the weight of the same, or of 16 bits beside float32.
+bool can_follow(const at::Tensor& average, const at::Tensor& weight);
+/// One pass. `updates` (int64, one element, of the averages' device) are those made so far: counted on, and what this
+/// one keeps follows from it. `skip` as in `Verdict`. Throws c10::Error for tensors that do not fit together.
+void fused_ema(const Averages& lists, const at::Tensor& updates, const EmaDecay& decay, const at::Tensor& skip = {});
+
 /// Has the device count `number` (int64, one element) on and write it, then whether the update was skipped, into
-/// `outcomes`: {number, 1 or 0}, int64 on the host, pinned for CUDA. Nothing is copied.
-void publish_update(const at::Tensor& number, const at::Tensor& outcomes, const std::optional<at::Tensor>& skip);
+/// `outcomes`: {number, 1 or 0}, int64 on the host, pinned for CUDA; the same 1 or 0 into `kept` (float32, one element
+/// on the device), if there is one. Nothing is copied.
+void publish_update(const at::Tensor& number, const at::Tensor& outcomes, const std::optional<at::Tensor>& skip,
+                    const std::optional<at::Tensor>& kept = {});
 /// Waits until `outcomes` is that of update `update`; true if it was skipped. An operator, so that what records
 /// operators and holds them back learns that the host wants to know. Throws c10::Error after an error of the device,
 /// and 10 s after it has nothing more to do.

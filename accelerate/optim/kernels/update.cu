@@ -19,9 +19,11 @@ __global__ void count_on(Rule rule, Call call) {
   call.progress[1] = progress.second;
 }
 
-__global__ void publish(int64_t* number, volatile int64_t* outcomes, const float* skip) {
+__global__ void publish(int64_t* number, volatile int64_t* outcomes, const float* skip, float* kept) {
+  const bool skips = skip != nullptr && *skip != 0;
   *number += 1;
-  outcomes[1] = skip != nullptr && *skip != 0 ? 1 : 0;
+  if (kept != nullptr) *kept = skips ? 1 : 0;
+  outcomes[1] = skips ? 1 : 0;
   __threadfence_system();
   outcomes[0] = *number;
 }
@@ -181,8 +183,8 @@ cudaError_t update_on_cuda(const Rule& rule, const Call& call, cudaStream_t stre
   return cudaErrorInvalidValue;
 }
 
-cudaError_t publish_on_cuda(int64_t* number, int64_t* outcomes, const float* skip, cudaStream_t stream) {
-  publish<<<1, 1, 0, stream>>>(number, outcomes, skip);
+cudaError_t publish_on_cuda(int64_t* number, int64_t* outcomes, const float* skip, float* kept, cudaStream_t stream) {
+  publish<<<1, 1, 0, stream>>>(number, outcomes, skip, kept);
   return cudaGetLastError();
 }
 

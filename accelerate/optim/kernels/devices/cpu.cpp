@@ -134,25 +134,45 @@ void norm(const NormCall& call, c10::Device) {
   }
 }
 
-void publish(int64_t* number, int64_t* outcomes, const float* skip, c10::Device) {
-  outcomes[1] = skip != nullptr && *skip != 0 ? 1 : 0;
+void count_ema(const EmaDecay& decay, const EmaClock& clock, c10::Device) {
+  if (clock.skip != nullptr && *clock.skip != 0) return;
+  *clock.kept = decay.of(++*clock.updates);
+}
+
+template <class T, class G>
+void follow(const EmaCall& call) {
+  if (call.skip != nullptr && *call.skip != 0) return;
+  const Average<T> next(*call.kept);
+  for (int64_t t = 0; t < call.tensors; ++t) {
+    T* const averages = static_cast<T*>(call.arrays[2 * t]);
+    const G* const weights = static_cast<const G*>(call.arrays[2 * t + 1]);
+    at::parallel_for(0, call.sizes[t], kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) averages[i] = next(averages[i], static_cast<T>(weights[i]));
+    });
+  }
+}
+
+void ema(const EmaCall& call, c10::Device) {
+  if (call.average == Number::kDouble) return follow<double, double>(call);
+  if (call.weight == Number::kHalf) return follow<float, c10::Half>(call);
+  if (call.weight == Number::kBFloat16) return follow<float, c10::BFloat16>(call);
+  follow<float, float>(call);
+}
+
+void publish(int64_t* number, int64_t* outcomes, const float* skip, float* kept, c10::Device) {
+  const bool skips = skip != nullptr && *skip != 0;
+  if (kept != nullptr) *kept = skips ? 1 : 0;
+  outcomes[1] = skips ? 1 : 0;
   std::atomic_ref(outcomes[0]).store(++*number, std::memory_order_release);
 }
 
 }  // namespace
 
 DeviceKernels kernels_cpu() {
-  return {c10::kCPU,
-          update,
-          update,
-          update,
-          update,
-          update,
-          update,
-          scale,
-          norm,
-          publish,
-          [](c10::Device) { return true; }};
+  return {
+      c10::kCPU, update, update, update, update, update, update, scale, norm, count_ema, ema, publish, [](c10::Device) {
+        return true;
+      }};
 }
 
 }  // namespace accelerate::internal::kernels

@@ -36,12 +36,22 @@ void norm(const NormCall& call, c10::Device device) {
       norm_on_cuda(call, blocks, partial.mutable_data_ptr<double>(), c10::cuda::getCurrentCUDAStream(device.index())));
 }
 
-void publish(int64_t* number, int64_t* outcomes, const float* skip, c10::Device device) {
+void count_ema(const EmaDecay& decay, const EmaClock& clock, c10::Device device) {
+  const c10::cuda::CUDAGuard guard(device);
+  C10_CUDA_CHECK(count_ema_on_cuda(decay, clock, c10::cuda::getCurrentCUDAStream(device.index())));
+}
+
+void ema(const EmaCall& call, c10::Device device) {
+  const c10::cuda::CUDAGuard guard(device);
+  C10_CUDA_CHECK(ema_on_cuda(call, c10::cuda::getCurrentCUDAStream(device.index())));
+}
+
+void publish(int64_t* number, int64_t* outcomes, const float* skip, float* kept, c10::Device device) {
   const c10::cuda::CUDAGuard guard(device);
   void* mapped = nullptr;
   C10_CUDA_CHECK(cudaHostGetDevicePointer(&mapped, outcomes, 0));
-  C10_CUDA_CHECK(
-      publish_on_cuda(number, static_cast<int64_t*>(mapped), skip, c10::cuda::getCurrentCUDAStream(device.index())));
+  C10_CUDA_CHECK(publish_on_cuda(number, static_cast<int64_t*>(mapped), skip, kept,
+                                 c10::cuda::getCurrentCUDAStream(device.index())));
 }
 
 bool idle(c10::Device device) {
@@ -56,7 +66,7 @@ bool idle(c10::Device device) {
 }  // namespace
 
 DeviceKernels kernels_cuda() {
-  return {c10::kCUDA, update, update, update, update, update, update, scale, norm, publish, idle};
+  return {c10::kCUDA, update, update, update, update, update, update, scale, norm, count_ema, ema, publish, idle};
 }
 
 }  // namespace accelerate::internal::kernels
