@@ -119,9 +119,9 @@ TEST_F(CrossEntropyOnGpu, MoreElementsThanInt32Counts) {
                                at::ones({rows}, kGpu));
   for (const int64_t begin : {int64_t{0}, rows - 8}) {
     const auto part = [&](const at::Tensor& t) { return t.narrow(0, begin, 8); };
-    const auto theirs = outcome_of(
-        [&](const at::Tensor& x) { return torch::nn::functional::cross_entropy(x, part(targets), options); },
-        part(logits).to(at::kDouble), at::ones({8}, kGpu));
+    const auto theirs =
+        outcome_of([&](const at::Tensor& x) { return torch::nn::functional::cross_entropy(x, part(targets), options); },
+                   part(logits).to(at::kDouble), at::ones({8}, kGpu));
     EXPECT_TRUE(near(part(ours.loss), theirs.loss, 2e-6, 2e-5)) << begin;
     EXPECT_TRUE(near(part(ours.gradient), theirs.gradient, rounding(at::kBFloat16), 2e-6)) << begin;
   }

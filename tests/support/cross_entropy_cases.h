@@ -126,7 +126,8 @@ inline ::testing::AssertionResult near(const at::Tensor& got, const at::Tensor& 
                  << b.masked_select(wrong)[0].item<double>();
 }
 
-/// Half a unit in the last place of a number that was not rounded yet, and a little more for what float32 has rounded before.
+/// Half a unit in the last place of a number that was not rounded yet, and a little more for what float32 has rounded
+/// before.
 inline double rounding(at::ScalarType dtype) {
   if (dtype == at::kBFloat16) return 1.02 / 256;
   if (dtype == at::kHalf) return 1.02 / 2048;
@@ -145,9 +146,9 @@ inline void expect_as_libtorch(const Case& one, c10::Device device) {
   const Outcome ours = outcome_of(
       [&](const at::Tensor& x) { return accelerate::nn::functional::cross_entropy(x, batch.targets, options); },
       batch.logits, weights);
-  const Outcome theirs = outcome_of(
-      [&](const at::Tensor& x) { return torch::nn::functional::cross_entropy(x, batch.targets, options); },
-      batch.logits.to(at::kDouble), weights);
+  const Outcome theirs =
+      outcome_of([&](const at::Tensor& x) { return torch::nn::functional::cross_entropy(x, batch.targets, options); },
+                 batch.logits.to(at::kDouble), weights);
   EXPECT_EQ(ours.loss.scalar_type(), at::kFloat);
   EXPECT_EQ(ours.gradient.scalar_type(), one.dtype);
   EXPECT_TRUE(near(ours.loss, theirs.loss, 2e-6, 2e-5)) << "loss";
