@@ -20,7 +20,9 @@ concept BatchDataset = requires(D& dataset, std::span<const int64_t> indices) {
 /// One that can make a batch where a device copies from it directly.
 template <class D>
 concept StagingDataset = BatchDataset<D> &&
-    requires(D& dataset, std::span<const int64_t> indices, BatchMemory& memory) { dataset.get_batch(indices, memory); };
+    requires(D& dataset, std::span<const int64_t> indices, BatchMemory& memory) {
+  dataset.get_batch(indices, memory);
+};
 
 /// A map-style data set that gives examples: `size()` and `get(int64_t index)`.
 template <class D>

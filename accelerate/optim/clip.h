@@ -40,8 +40,9 @@ using ParameterName = std::function<std::string(size_t index)>;
 
 /// Scales the gradients of `parameters` in place so that their joint p-norm is at most `max_norm`; parameters without a
 /// gradient are left out. The host reads nothing from the device unless `error_if_nonfinite`. Returns the norm before,
-/// 0 without any gradient; of 16-bit gradients in float32. Throws UsageError for a `max_norm` or `norm_type` that is not positive. Source:
-/// `torch.nn.utils.clip_grad_norm_`: the factor is min(1, max_norm / (norm + 1e-6)), applied where it is not 1.
+/// 0 without any gradient; of 16-bit gradients in float32. Throws UsageError for a `max_norm` or `norm_type` that is
+/// not positive. Source: `torch.nn.utils.clip_grad_norm_`: the factor is min(1, max_norm / (norm + 1e-6)), applied
+/// where it is not 1.
 at::Tensor clip_grad_norm(const std::vector<at::Tensor>& parameters, ClipNormOptions options,
                           const ParameterName& name = {});
 

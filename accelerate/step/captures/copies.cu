@@ -6,7 +6,7 @@ namespace accelerate::internal {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kCopies = 64;              ///< of one launch
+constexpr int kCopies = 64;                  ///< of one launch
 constexpr size_t kBytes = size_t{16} << 10;  ///< of one block
 constexpr size_t kSmall = size_t{1} << 20;   ///< larger ones are CUDA's own
 

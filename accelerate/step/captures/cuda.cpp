@@ -61,7 +61,7 @@ class CudaCapture final : public CaptureDevice {
 
   void begin() override {
     const c10::InferenceMode usual(false);  // LibTorch keeps tensors for its generator, and writes them later
-    stream().synchronize();  // `do_now` works on another stream, and reads what this one has made so far
+    stream().synchronize();                 // `do_now` works on another stream, and reads what this one has made so far
     if (!anchor_) anchor_ = some_graph();
     graph_ = std::make_unique<at::cuda::CUDAGraph>(/*keep_graph=*/true);
     graph_->capture_begin(pool_, cudaStreamCaptureModeThreadLocal);

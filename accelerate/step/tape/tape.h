@@ -194,7 +194,7 @@ class Tape {
   std::vector<Outside> outside_;
   std::vector<Value> values_;
   std::vector<Memory> memories_;
-  std::vector<MemoryCopy> late_copies_;  ///< of inputs, made with the launch
+  std::vector<MemoryCopy> late_copies_;                                    ///< of inputs, made with the launch
   std::unordered_map<const c10::StorageImpl*, int32_t> outside_storages_;  ///< while capturing
   std::vector<Segment> segments_;
   std::shared_ptr<Owned> owned_;
