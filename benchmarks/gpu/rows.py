@@ -92,7 +92,6 @@ ROWS = {
         targets=(
             Target(MASTERS_FUSED_LOSS, to=(INDUCTOR,), at_most=1.0),
             Target(MASTERS_FUSED_LOSS, "peak_gpu_gb", at_most=12.5),
-            Target(MASTERS, to=(INDUCTOR,), at_most=1.0),
             Target(GRAPH, "captured_step_s", at_most=6),
         ),
     ),
