@@ -31,9 +31,9 @@ class SyncBatchNormSlot {
 
 /// What a batch norm has; tensors may be undefined.
 struct BatchNormState {
-  at::Tensor weight, bias;
-  at::Tensor running_mean, running_var, num_batches_tracked;
-  std::optional<double> momentum;  ///< unset: the running values are means over all batches
+  at::Tensor weight = {}, bias = {};
+  at::Tensor running_mean = {}, running_var = {}, num_batches_tracked = {};
+  std::optional<double> momentum = {};  ///< unset: the running values are means over all batches
   double eps = 1e-5;
 };
 /// Training: normalises with the statistics of all ranks' batches and lets the running values follow them.

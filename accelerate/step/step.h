@@ -42,7 +42,7 @@ class Step {
   template <class... Args>
   auto operator()(Args&&... args) {
     boundary_->begin([&](internal::TensorVisitor visit) {
-      const auto look = [&]<class T>(T& argument) {
+      [[maybe_unused]] const auto look = [&]<class T>(T& argument) {
         if constexpr (internal::Flattenable<T>) {
           internal::for_each_tensor(const_cast<std::remove_const_t<T>&>(argument), visit);  // only looked at
         }

@@ -20,13 +20,13 @@ AcceleratorOptions Rank::options(AcceleratorOptions options) const {
 }
 
 Group Rank::group() const {
-  const auto& defaults = InitProcessGroupKwargs{};
-  return internal::connect({.world = world_,
-                            .store = store_,
-                            .backend = backend_,
-                            .timeout = defaults.timeout,
-                            .rendezvous_timeout = defaults.rendezvous_timeout},
-                           Log({}, world_.rank));
+  const InitProcessGroupKwargs defaults;
+  internal::Connection connection{.world = world_};
+  connection.store = store_;
+  connection.backend = backend_;
+  connection.timeout = defaults.timeout;
+  connection.rendezvous_timeout = defaults.rendezvous_timeout;
+  return internal::connect(connection, Log({}, world_.rank));
 }
 
 void run_ranks(int64_t size, const std::function<void(const Rank&)>& body, RunRanksOptions options) {

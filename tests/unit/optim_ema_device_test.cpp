@@ -95,8 +95,11 @@ TEST_F(EmaOnDevice, FollowsWithoutWaitingAndTellsLater) {
     updates.push_back(ema.update(StepResult(steps.back())));
     if (step % 3 != 0) expected = applied++ == 0 ? step : 0.75 * expected + 0.25 * step;
     const auto averages = averages_of(ema, *net);
-    if (applied == 0) EXPECT_TRUE(equal(averages, before));
-    if (applied > 0) EXPECT_NEAR(averages[0].max().item<double>(), expected, 1e-12) << step;
+    if (applied == 0) {
+      EXPECT_TRUE(equal(averages, before));
+    } else {
+      EXPECT_NEAR(averages[0].max().item<double>(), expected, 1e-12) << step;
+    }
     EXPECT_FALSE(updates.back().known());
   }
   for (const auto& step : steps) EXPECT_EQ(step->waits(), 0);
@@ -310,7 +313,9 @@ TEST(EmaOfScaledTraining, FollowsTheStepsThatWereNotSkipped) {
     const StepResult result = optimizer.step();
     optimizer.zero_grad();
     ASSERT_TRUE(result.verdict().defined());
-    if (verdict.defined()) EXPECT_TRUE(verdict.is_same(result.verdict()));
+    if (verdict.defined()) {
+      EXPECT_TRUE(verdict.is_same(result.verdict()));
+    }
     verdict = result.verdict();
     EXPECT_EQ(verdict.item<float>(), step % 4 == 1 ? 1 : 0);
     EXPECT_EQ(ema.update(result).applied(), step % 4 != 1);
