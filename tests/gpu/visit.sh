@@ -99,7 +99,10 @@ print(":".join([site + "/torch/lib"] + sorted(glob.glob(site + "/nvidia/*/lib"))
   fi
   local sanitizer
   if sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null); then
-    step sanitizer 300 "$sanitizer" --error-exitcode 9 "$folder/gpu_tests" --gtest_filter='TailOnGpu.*Updates*:TailOnGpu.Norms*'
+    # Tests with few numbers: each access of a kernel is looked at.
+    local every='CrossEntropyOnGpu.HugeLogits*:CrossEntropyOnGpu.OfNoRows*:CrossEntropyOnGpu.Infinities*:Kinds/FusedOnGpu*'
+    step sanitizer 200 "$sanitizer" --error-exitcode 9 "$folder/gpu_tests" \
+      --gtest_filter="$every:EmaOnGpu.*Decay*:StepCapture.ThePagesLoop*:StepCapture.DropoutDraws*"
   else
     summary+=("left out: compute-sanitizer, which this machine does not have")
   fi
