@@ -102,7 +102,7 @@ print(":".join([site + "/torch/lib"] + sorted(glob.glob(site + "/nvidia/*/lib"))
     # Tests with few numbers: each access of a kernel is looked at.
     local every='CrossEntropyOnGpu.HugeLogits*:CrossEntropyOnGpu.OfNoRows*:CrossEntropyOnGpu.Infinities*:Kinds/FusedOnGpu*'
     step sanitizer 200 "$sanitizer" --error-exitcode 9 "$folder/gpu_tests" \
-      --gtest_filter="$every:EmaOnGpu.*Decay*:StepCapture.ThePagesLoop*:StepCapture.DropoutDraws*"
+      --gtest_filter="$every:EmaOnGpu.TheDeviceKnows*:EmaOnGpu.TheCount*:StepCapture.ThePagesLoop*:StepCapture.DropoutDraws*"
   else
     summary+=("left out: compute-sanitizer, which this machine does not have")
   fi
