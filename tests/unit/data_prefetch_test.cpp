@@ -47,13 +47,17 @@ DataLoaderOptions any_options(int64_t size) {
   return options;
 }
 
+/// The same, made on the thread of the loop.
+DataLoaderOptions without_workers(DataLoaderOptions options) {
+  options.num_workers = 0;
+  options.prefetch_factor = {};
+  return options;
+}
+
 RC_GTEST_PROP(Prefetch, TheSlowestDeviceGetsTheBatchesOfThePlainLoader, ()) {
   const auto size = *rc::gen::inRange<int64_t>(1, 60);
   const DataLoaderOptions options = any_options(size);
-  DataLoaderOptions plain = options;
-  plain.num_workers = 0;
-  plain.prefetch_factor = {};
-  const DataLoader expected(Examples{size}, plain);
+  const DataLoader expected(Examples{size}, without_workers(options));
   const auto transfer = std::make_shared<LateTransfer>();
   const auto loader = over(DataLoader(Examples{size}, options), transfer);
   for (int epoch = 0; epoch < 2; ++epoch) {
@@ -206,15 +210,12 @@ TEST(Prefetch, RoundsThatBecomeUnevenAreMadeAnew) {
 RC_GTEST_PROP(Prefetch, RowsOfTensorsAreThoseOfThePlainLoader, ()) {
   const auto size = *rc::gen::inRange<int64_t>(1, 60);
   const DataLoaderOptions options = any_options(size);
-  DataLoaderOptions plain = options;
-  plain.num_workers = 0;
-  plain.prefetch_factor = {};
   const TensorDataset rows(at::randn({size, 3}), at::arange(size));
   const auto transfer = std::make_shared<LateTransfer>();
   std::vector<std::tuple<at::Tensor, at::Tensor>> got, expected;
   for (auto& batch : over(DataLoader(rows, options), transfer)) got.push_back(batch);
   transfer->run_all();
-  for (auto& batch : DataLoader(rows, plain)) expected.push_back(batch);
+  for (auto& batch : DataLoader(rows, without_workers(options))) expected.push_back(batch);
   RC_ASSERT(got.size() == expected.size());
   for (size_t i = 0; i < got.size(); ++i) {
     RC_ASSERT(at::equal(std::get<0>(got[i]), std::get<0>(expected[i])));
