@@ -88,7 +88,8 @@ class Build {
           {.counters = context_.steps ? Counters::kOnDevice : Counters::kWithParameters,
            .masters = policy.master_weights ? Masters::kFloat32 : Masters::kNone,
            .weights = policy.master_weights ? masters() : nullptr,
-           .rounding_seed = policy.stochastic_rounding ? std::optional(common_seed()) : std::nullopt});
+           .rounding_seed = policy.stochastic_rounding ? std::optional(common_seed()) : std::nullopt,
+           .comes_last = last_to_come(*item.optimizer, all_.models, context_)});
       all_.optimizers.push_back(item.prepared);
     }
     last_optimizer_ = item.prepared;

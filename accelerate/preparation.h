@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <set>
 #include <span>
@@ -72,6 +73,10 @@ void require_known(const char* place, const torch::optim::OptimizerParamGroup& g
 /// What an optimizer asks of the models whose parameters it has, `models` being those there are now.
 OptimizerHooks hooks_of(const torch::optim::Optimizer& optimizer, const std::vector<std::shared_ptr<ModelCore>>& models,
                         const PreparationContext& context);
+/// For `UpdateOptions`: which of its gradients come from the other ranks last. Empty: none.
+std::function<bool(const at::Tensor&)> last_to_come(const torch::optim::Optimizer& optimizer,
+                                                    const std::vector<std::shared_ptr<ModelCore>>& models,
+                                                    const PreparationContext& context);
 
 /// Builds checked items in two passes: models, optimizers and loaders, then schedulers, so that a scheduler may stand
 /// before its optimizer. Fills in the items and returns `prepared` with what is new. Source: `Accelerator.prepare`.

@@ -49,6 +49,17 @@ at::Tensor mean_over(const Group& group, const at::Tensor& loss) {
 
 }  // namespace
 
+std::function<bool(const at::Tensor&)> last_to_come(const torch::optim::Optimizer& optimizer, const Models& models,
+                                                    const PreparationContext& context) {
+  if (!context.steps || context.group.size() == 1) return {};
+  return [partners = partners_of(optimizer.param_groups(), models)](const at::Tensor& parameter) {
+    return std::ranges::any_of(partners, [&](const std::weak_ptr<ModelCore>& weak) {
+      const auto model = weak.lock();
+      return model && model->strategy().comes_last(parameter);
+    });
+  };
+}
+
 OptimizerHooks hooks_of(const torch::optim::Optimizer& optimizer, const Models& models,
                         const PreparationContext& context) {
   const auto partners = std::make_shared<WeakModels>(partners_of(optimizer.param_groups(), models));

@@ -307,7 +307,17 @@ void Runtime::repeated(const PassOptions& options) {
 }
 
 std::shared_ptr<void> Runtime::capturing() {
-  return group_.core() == nullptr ? std::make_shared<char>() : group_.core()->capturing();
+  if (group_.core() == nullptr) return std::make_shared<char>();
+  group_.core()->arrivals().forget();
+  return group_.core()->capturing();
+}
+
+bool Runtime::arrives_yet(const at::Tensor& tensor) const {
+  return group_.core() != nullptr && group_.core()->arrivals().write(tensor);
+}
+
+void Runtime::await_arrivals() {
+  if (group_.core() != nullptr) group_.core()->arrivals().await();
 }
 
 void Runtime::launch(CapturedWork& work) {

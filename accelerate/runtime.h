@@ -78,6 +78,8 @@ class Runtime final : private TapeHost {
   void repeated(const PassOptions& options) override;
   std::shared_ptr<void> capturing() override;
   void launch(CapturedWork& work) override;
+  bool arrives_yet(const at::Tensor& tensor) const override;
+  void await_arrivals() override;
   void prepare_updates() const;
   std::shared_ptr<StepRecorder> make_recorder();
   void follow_windows();

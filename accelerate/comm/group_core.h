@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "accelerate/comm/arrivals.h"
 #include "accelerate/comm/group.h"
 #include "accelerate/comm/liveness.h"
 #include "accelerate/core/log.h"
@@ -69,6 +70,8 @@ class GroupCore {
   /// nothing is registered. The launch is an operation of its own.
   std::shared_ptr<void> capturing() { return capturing_; }
   bool is_capturing() const { return capturing_.use_count() > 1; }
+  /// Of what is captured: exchanges that their caller did not wait for.
+  Arrivals& arrivals() { return arrivals_; }
 
   /// Gives `device` captured work with collectives of these ranks. Throws CommError if a rank is lost; what has been
   /// launched last is watched like one operation.
@@ -94,6 +97,7 @@ class GroupCore {
   c10::intrusive_ptr<LaunchedWork> launched_;
   uint64_t last_launch_ = 0;
   std::shared_ptr<void> capturing_ = std::make_shared<char>();
+  Arrivals arrivals_;
 };
 
 /// The core of a group of several ranks for code that needs c10d itself.

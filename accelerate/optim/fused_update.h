@@ -32,10 +32,12 @@ class FusedUpdate : public Update {
   const at::Tensor* master_of(const at::Tensor& parameter) const final;
 
  protected:
-  /// Device and dtype, which all tensors of one kernel call share.
-  using Kind = std::tuple<c10::DeviceType, c10::DeviceIndex, at::ScalarType>;
-  static Kind kind_of(const at::Tensor& parameter) {
-    return {parameter.device().type(), parameter.device().index(), parameter.scalar_type()};
+  /// What all tensors of one kernel call share: device, dtype, and whether their gradients come last; those that do
+  /// not are the lesser.
+  using Kind = std::tuple<bool, c10::DeviceType, c10::DeviceIndex, at::ScalarType>;
+  Kind kind_of(const at::Tensor& parameter) const {
+    return {options_.comes_last && options_.comes_last(parameter), parameter.device().type(),
+            parameter.device().index(), parameter.scalar_type()};
   }
   struct Group {
     torch::optim::OptimizerParamGroup& options;

@@ -70,6 +70,9 @@ struct UpdateOptions {
   /// Parameters of bfloat16 without masters are rounded stochastically, with numbers that follow from this seed; state
   /// is float32, too.
   std::optional<int64_t> rounding_seed = {};
+  /// Whether a parameter's gradient may still be on its way when the update is captured: those are updated in a call of
+  /// their own, after the others. Empty: none is.
+  std::function<bool(const at::Tensor& parameter)> comes_last = {};
 };
 
 /// Fused for exactly `AdamW`, `Adam`, `SGD`, `Adagrad` and `Lion` (a subclass may have changed the arithmetic), else

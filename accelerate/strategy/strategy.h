@@ -54,6 +54,9 @@ class Strategy {
   /// Before an optimizer updates parameters of this model. Throws UsageError when their gradients are not those that
   /// every rank has.
   virtual void before_update() {}
+  /// Whether the gradient of `parameter` is among those that come from the other ranks last, perhaps after everything
+  /// else that a pass does: an update may begin with the others. The answer changes seldom.
+  virtual bool comes_last(const at::Tensor&) const { return false; }
   /// What it holds on the model's device, for an error that says who has the memory; gradients that lie in it are not
   /// counted.
   virtual internal::ExtraMemory extra_memory() const { return {}; }

@@ -212,4 +212,39 @@ TEST(DeviceCounters, AVerdictThatNobodyTakesIsRefused) {
   EXPECT_TRUE(torch::equal(parameter, torch::ones({4})));
 }
 
+TEST(DeviceCounters, GradientsThatComeLastAreUpdatedLastAndTheSame) {
+  for (const MakeOptimizer& make : kinds()) {
+    Side at_once(make, torch::kDouble), in_turn(make, torch::kDouble);
+    const auto last = [&](const at::Tensor& parameter) {
+      return parameter.is_same(in_turn.parameters()[0]) || parameter.is_same(in_turn.parameters()[4]);
+    };
+    const auto update = accelerate::internal::make_update(at_once.optimizer(), {.counters = Counters::kOnDevice});
+    const auto parted = accelerate::internal::make_update(in_turn.optimizer(),
+                                                          {.counters = Counters::kOnDevice, .comes_last = last});
+    for (int step = 55; step < 60; ++step) {
+      at_once.set_gradients(step);
+      in_turn.set_gradients(step);
+      update->step();
+      const Calls watch;
+      parted->step();
+      const std::vector<std::string> calls = Calls::all();
+      const auto call_with = [&](size_t i) {
+        std::ostringstream place;
+        place << ' ' << in_turn.parameters()[i].grad().unsafeGetTensorImpl() << ' ';
+        const auto found = std::ranges::find_if(calls, [&](const std::string& c) { return c.find(place.str()) != c.npos; });
+        return found - calls.begin();
+      };
+      for (const size_t i : {0, 2, 4, 5}) EXPECT_LT(call_with(i), static_cast<int64_t>(calls.size()));
+      if (in_turn.parameters()[1].grad().defined()) EXPECT_LT(call_with(1), call_with(0));
+      EXPECT_LT(call_with(2), call_with(4));
+      EXPECT_LT(call_with(5), call_with(4));
+    }
+    for (size_t i = 0; i < at_once.parameters().size(); ++i) {
+      EXPECT_TRUE(torch::equal(at_once.parameters()[i], in_turn.parameters()[i])) << i;
+      EXPECT_EQ(count_of(at_once.optimizer(), at_once.parameters()[i]),
+                count_of(in_turn.optimizer(), in_turn.parameters()[i]));
+    }
+  }
+}
+
 }  // namespace

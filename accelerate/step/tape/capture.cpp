@@ -3,6 +3,7 @@
 #include <ATen/autocast_mode.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <algorithm>
 #include <unordered_map>
 
 #include "accelerate/step/tape/owned.h"
@@ -16,6 +17,32 @@ void Tape::open_segment() {
   open_ = host_.capturing();
   segments_.push_back({.begin = position_});
   capture_.mark();
+}
+
+void Tape::abandon_segment() noexcept {
+  if (!open_) return;
+  try {
+    host_.await_arrivals();
+  } catch (const std::exception& error) {
+    const std::string text = error.what();
+    refuse("it cannot be captured: " + text.substr(0, text.find('\n')));
+  }
+  open_.reset();
+  capture_.abandon();
+}
+
+/// Gradients may be on their way between the ranks while what does not touch them goes on.
+void Tape::await_arrivals(const torch::jit::Stack& stack, size_t arguments) {
+  const auto waits_for = [this](const c10::IValue& value) {
+    if (value.isTensor()) return host_.arrives_yet(value.toTensor());
+    if (!value.isList()) return false;
+    const auto items = value.toListRef();
+    return std::ranges::any_of(
+        items, [this](const c10::IValue& item) { return item.isTensor() && host_.arrives_yet(item.toTensor()); });
+  };
+  if (std::any_of(stack.end() - static_cast<std::ptrdiff_t>(arguments), stack.end(), waits_for)) {
+    host_.await_arrivals();
+  }
 }
 
 void Tape::capture(const Entry& entry, const c10::OperatorHandle& op, torch::jit::Stack& stack) {
@@ -46,6 +73,7 @@ void Tape::capture(const Entry& entry, const c10::OperatorHandle& op, torch::jit
     }
   }
   try {
+    await_arrivals(stack, entry.arguments.size());
     op.callBoxed(stack);
   } catch (const std::exception& error) {
     const std::string text = error.what();
@@ -131,6 +159,7 @@ bool Tape::close_segment() {
   if (!open_) return true;
   const bool unknown = capture_.has_unknown_work();
   try {
+    host_.await_arrivals();
     open_.reset();
     segments_.back().work = capture_.end();
   } catch (const std::exception& error) {

@@ -189,7 +189,7 @@ void Tape::catch_up(const std::string& reason) {
   fallback_ = reason;
   state_ = State::kPassed;
   if (capturing) {
-    if (std::exchange(open_, nullptr)) capture_.abandon();
+    abandon_segment();
     segments_.clear();
   }
   at::autocast::clear_cache();

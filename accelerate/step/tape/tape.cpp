@@ -274,6 +274,7 @@ void Tape::on_backward(const at::Tensor& root, const PassOptions& pass) {
   }
   if (!open_) open_segment();
   try {
+    host_.await_arrivals();
     host_.run(root, pass);
   } catch (const std::exception& error) {
     const std::string text = error.what();

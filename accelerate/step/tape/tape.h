@@ -27,6 +27,10 @@ class TapeHost {
   /// Kept as long as work is captured.
   virtual std::shared_ptr<void> capturing() = 0;
   virtual void launch(CapturedWork& work) = 0;
+  /// Whether something that was captured, and that what is captured next runs beside, writes `tensor`'s memory.
+  virtual bool arrives_yet(const at::Tensor& tensor) const = 0;
+  /// What is captured from now on comes after all of that.
+  virtual void await_arrivals() = 0;
 
  protected:
   ~TapeHost() = default;
@@ -161,6 +165,8 @@ class Tape {
   // capture.cpp
   void capture(const Entry& entry, const c10::OperatorHandle& op, torch::jit::Stack& stack);
   void open_segment();
+  void abandon_segment() noexcept;
+  void await_arrivals(const torch::jit::Stack& stack, size_t arguments);
   bool close_segment();
   void bind(const Argument& result, const c10::IValue& value);
   void bind(const Ref& ref, const at::Tensor& tensor);

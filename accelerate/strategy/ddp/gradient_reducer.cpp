@@ -121,6 +121,11 @@ class GradientReducer::Engine final : public c10d::Reducer {
   /// The bucket that is reduced last, so that it is among those that a rank spoils.
   const at::Tensor& last_bucket() const { return buckets_.back().gradients; }
 
+  bool is_in_last_bucket(const at::Tensor& parameter) const {
+    const std::vector<at::Tensor>& variables = buckets_.back().variables;
+    return std::ranges::any_of(variables, [&](const at::Tensor& variable) { return variable.is_same(parameter); });
+  }
+
   size_t buckets() const { return buckets_.size(); }
   /// Whether a communication hook sees the bucket: sparse and complex gradients are averaged as they are.
   bool hook_takes(size_t index) const {
@@ -188,6 +193,8 @@ GradientReducer::~GradientReducer() {
 
 void GradientReducer::arm(const at::Tensor& loss) {
   group_->settle();
+  // Elsewhere the Reducer copies the means out of the bucket, and has to wait for them.
+  group_->leave_open(stays_in_buckets() ? engine_->last_bucket() : at::Tensor());
   std::vector<at::Tensor> roots;
   if (options_.find_unused_parameters && !options_.static_graph) roots.push_back(loss);
   engine_->arm(roots, options_.static_graph);
@@ -271,6 +278,15 @@ void GradientReducer::shadow_hook(size_t index) {
 void GradientReducer::shadow_cut() {
   engine_->push_rebuilt_params_for_all_indices();
   cut_buckets();
+}
+
+bool GradientReducer::stays_in_buckets() const {
+  return options_.gradient_as_bucket_view && travel_.hook == nullptr &&
+         engine_->last_bucket().layout() == at::kStrided;
+}
+
+bool GradientReducer::comes_last(const at::Tensor& parameter) const {
+  return stays_in_buckets() && engine_->is_in_last_bucket(parameter);
 }
 
 bool GradientReducer::touched() const { return engine_->touched(); }

@@ -77,6 +77,10 @@ class GradientReducer {
   /// Who is told before the hook takes a bucket; empty: nobody.
   void on_hook(std::function<void(size_t index)> listener) { listener_ = std::move(listener); }
 
+  /// Whether the mean of this parameter's gradient is among the last that a pass comes to, in the gradient's own
+  /// memory. The same from one cut of the buckets to the next.
+  bool comes_last(const at::Tensor& parameter) const;
+
   /// Whether a backward has come by since the last armed one.
   bool touched() const;
   void set_touched(bool value);
@@ -91,6 +95,7 @@ class GradientReducer {
   class Engine;
   class Registered;
   HookFuture run_hook(c10d::GradBucket& bucket);
+  bool stays_in_buckets() const;
 
   std::vector<ReducedParameter> parameters_;
   Ddp options_;

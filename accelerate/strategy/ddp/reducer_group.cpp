@@ -6,6 +6,15 @@
 #include <utility>
 
 namespace accelerate::internal {
+namespace {
+
+c10::intrusive_ptr<c10::ivalue::Future> done(const std::vector<at::Tensor>& tensors) {
+  auto future = c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
+  future->markCompleted(c10::IValue(tensors));
+  return future;
+}
+
+}  // namespace
 
 ReducerGroup::ReducerGroup(std::shared_ptr<GroupCore> core)
     : c10d::ProcessGroup(core->rank(), core->size()), core_(std::move(core)) {}
@@ -24,8 +33,13 @@ c10::intrusive_ptr<c10d::Work> ReducerGroup::allreduce(std::vector<at::Tensor>& 
   const auto started =
       core_->start("gradient all-reduce", [&] { return core_->process_group()->allreduce(tensors, options); });
   const auto future = started.any_future();
-  // What is captured is not under way, and nothing can wait for it.
-  if (!core_->is_capturing()) under_way_.push_back(future);
+  // What is captured is not under way, and no host can wait for it.
+  if (!core_->is_capturing()) {
+    under_way_.push_back(future);
+  } else if (left_open_.defined() && tensors.size() == 1 && tensors.front().is_alias_of(left_open_)) {
+    core_->arrivals().add(left_open_, future);
+    return c10d::Work::create_from_future(done(tensors));
+  }
   return c10d::Work::create_from_future(future);
 }
 

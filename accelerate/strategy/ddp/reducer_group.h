@@ -56,6 +56,9 @@ class ReducerGroup final : public c10d::ProcessGroup {
    private:
     ReducerGroup& group_;
   };
+  /// While work is captured: nobody waits for the all-reduce in `last`, which the core's `arrivals` get instead.
+  /// Undefined: every all-reduce is waited for.
+  void leave_open(at::Tensor last) { left_open_ = std::move(last); }
   /// All-reduces started so far.
   int64_t reductions() const { return reductions_; }
   /// Forgets what was started.
@@ -67,6 +70,7 @@ class ReducerGroup final : public c10d::ProcessGroup {
   std::shared_ptr<GroupCore> core_;
   std::vector<c10::intrusive_ptr<c10::ivalue::Future>> under_way_;
   std::function<void(const at::Tensor&)> listener_;
+  at::Tensor left_open_;
   int64_t reductions_ = 0;
   int hooks_ = 0;
   bool spoil_ = false;

@@ -172,6 +172,8 @@ class DdpStrategy final : public Strategy, private Shadow {
                               : gradients_left_local(module_->name(), names);
   }
 
+  bool comes_last(const at::Tensor& parameter) const override { return reducer_ && reducer_->comes_last(parameter); }
+
   Shadow* shadow() override { return this; }
 
   ExtraMemory extra_memory() const override {
