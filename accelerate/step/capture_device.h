@@ -46,6 +46,8 @@ class CaptureDevice {
   /// While capturing: what is captured so far is known. Between this and `has_unknown_work` nothing should be added.
   virtual void mark() = 0;
   virtual bool has_unknown_work() = 0;
+  /// While capturing: something was done that no capture survives, as waiting for the device.
+  virtual bool is_broken() const { return false; }
   /// While capturing: does `work` now instead, and waits for it.
   virtual void do_now(const std::function<void()>& work) = 0;
   /// Fresh memory with the same bytes, copied in the order of the current stream.

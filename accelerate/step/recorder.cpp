@@ -154,12 +154,18 @@ void StepRecorder::leave() {
   explicit_ = false;
   observation_.reset();
   recording_.reset();
-  const Slot* slot = std::exchange(slot_, nullptr);
-  if (std::exchange(on_tape_, false)) {
-    Tape& tape = *slot->tape;
-    const auto state = tape.state();
-    if (state == Tape::State::kCapturing || state == Tape::State::kReplaying) tape.leave("the step threw an exception");
-    tape.end();
+  Slot* slot = std::exchange(slot_, nullptr);
+  if (!std::exchange(on_tape_, false)) return;
+  Tape& tape = *slot->tape;
+  const bool broken = tape.is_broken();
+  const auto state = tape.state();
+  if (state == Tape::State::kCapturing || state == Tape::State::kReplaying) tape.leave("the step threw an exception");
+  tape.end();
+  if (broken) {
+    refuse(*slot,
+           "while it was captured the host waited for the device past LibTorch's operators, as "
+           "torch::cuda::synchronize() does, and CUDA refused that: wait after the step, behind the guard of "
+           "accumulate()");
   }
 }
 

@@ -14,5 +14,7 @@ c10::Device device();
 accelerate::AcceleratorOptions options();
 /// Counts `counter` on by 1, past LibTorch's operators.
 void give_unknown_work(const at::Tensor& counter);
+/// The host waits for the device, which throws c10::Error while something is captured.
+void wait_for_device();
 
 }  // namespace capturing

@@ -108,7 +108,7 @@ class HostCapture final : public accelerate::CaptureDevice {
   ~HostCapture() override { c10::impl::tls_set_dispatch_key_included(kKey, false); }
 
   void begin() override {
-    unknown = false;
+    unknown = broken_ = false;
     generator_ = at::detail::getDefaultCPUGenerator().get_state();
     capturing = this;
     c10::impl::tls_set_dispatch_key_included(kKey, true);  // another one may be gone
@@ -124,6 +124,8 @@ class HostCapture final : public accelerate::CaptureDevice {
   }
   void mark() override { unknown = false; }
   bool has_unknown_work() override { return unknown; }
+  bool is_broken() const override { return broken_; }
+  void break_off() { broken_ = true; }
   void do_now(const std::function<void()>& work) override {
     const c10::impl::ExcludeDispatchKeyGuard outside(kKey);
     work();
@@ -213,7 +215,10 @@ class HostCapture final : public accelerate::CaptureDevice {
   std::unordered_set<const c10::StorageImpl*> seen_, own_;  ///< all, and those made while capturing
   std::unordered_map<const c10::StorageImpl*, std::pair<c10::Storage, std::vector<char>>> before_;
   at::Tensor generator_;
+  bool broken_ = false;
 };
+
+HostCapture* capturing_now() { return capturing; }
 
 }  // namespace
 
@@ -227,6 +232,12 @@ accelerate::AcceleratorOptions options() {
   options.extensions.captures = {
       {.type = c10::kCPU, .make = [](c10::Device) { return std::make_unique<HostCapture>(); }}};
   return options;
+}
+
+void wait_for_device() {
+  if (::capturing_now() == nullptr) return;
+  ::capturing_now()->break_off();
+  TORCH_CHECK(false, "operation not permitted while something is captured");
 }
 
 void give_unknown_work(const at::Tensor& counter) {

@@ -186,6 +186,45 @@ TEST_F(StepCapture, AnExceptionInAStepObjectLeavesWhatItLeavesWithoutCapture) {
   EXPECT_GT(report.replayed, 20);
 }
 
+TEST_F(StepCapture, AHostThatWaitsInTheMiddleOfAStepIsToldOnceAndTrainsOn) {
+  const auto run = [](bool captured) {
+    AcceleratorOptions options = capturing_options();
+    if (!captured) options.cuda_graph.reset();
+    Accelerator accelerator(options);
+    torch::manual_seed(3);
+    Net net(0.1);
+    torch::optim::SGD sgd(net->parameters(), 0.1);
+    auto [model, optimizer] = accelerator.prepare(net, sgd);
+    use_captured_kernels(optimizer);
+    std::vector<at::Tensor> result;
+    int64_t thrown = 0;
+    for (int i = 0; i < 12; ++i) {
+      try {
+        const auto x = randn({8, 12});
+        auto window = accelerator.accumulate(model);
+        auto loss = model(x).pow(2).mean();
+        accelerator.backward(loss);
+        optimizer.step();
+        optimizer.zero_grad();
+        result.push_back(loss.detach());
+        capturing::wait_for_device();
+      } catch (const c10::Error&) {
+        ++thrown;
+      }
+    }
+    for (const auto& parameter : net->parameters()) result.push_back(parameter.detach().clone());
+    for (auto& tensor : result) tensor = tensor.cpu();
+    return std::tuple(result, thrown, accelerator.cuda_graph_report());
+  };
+  const auto [usual, never, none] = run(false);
+  const auto [captured, thrown, report] = run(true);
+  EXPECT_EQ(never, 0);
+  EXPECT_EQ(thrown, 1);
+  ASSERT_EQ(usual.size(), captured.size());
+  for (size_t i = 0; i < usual.size(); ++i) EXPECT_TRUE(usual[i].equal(captured[i])) << i;
+  EXPECT_THAT(report.not_captured, testing::ElementsAre(testing::HasSubstr("torch::cuda::synchronize()")));
+}
+
 TEST_F(StepCapture, SeedsThatAreSetInTheMiddleOfAStep) {
   for (const bool always : {true, false}) {
     expect_same({.dropout = 0.3}, with({.loss = [always](Body& b, const at::Tensor& logits, at::Tensor loss) {

@@ -92,6 +92,7 @@ class CudaCapture final : public CaptureDevice {
 
   void mark() override { known_ = tail(); }
   bool has_unknown_work() override { return tail() != known_; }
+  bool is_broken() const override { return status() == cudaStreamCaptureStatusInvalidated; }
 
   void do_now(const std::function<void()>& work) override {
     const c10::cuda::CUDAStreamCaptureModeGuard relaxed(cudaStreamCaptureModeRelaxed);
@@ -126,6 +127,13 @@ class CudaCapture final : public CaptureDevice {
     }
   }
 
+  cudaStreamCaptureStatus status() const {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    if (cudaStreamIsCapturing(stream(), &status) == cudaSuccess) return status;
+    static_cast<void>(cudaGetLastError());
+    return cudaStreamCaptureStatusInvalidated;
+  }
+
   Tail tail() const {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     unsigned long long id = 0;
@@ -154,10 +162,19 @@ class CudaCapture final : public CaptureDevice {
     C10_CUDA_CHECK(cudaMemsetAsync(block.get(), 0, 1, stream()));
   }
 
+  /// LibTorch's `capture_end` may not have come so far.
+  void end_broken() const {
+    cudaGraph_t graph = nullptr;
+    static_cast<void>(cudaStreamEndCapture(stream(), &graph));
+    if (graph != nullptr) static_cast<void>(cudaGraphDestroy(graph));
+    static_cast<void>(cudaGetLastError());
+  }
+
   /// A capture that CUDA has given up leaves LibTorch's allocators and generator in it. A good one brings them out.
   void repair() noexcept {
     try {
       static_cast<void>(cudaGetLastError());
+      if (status() != cudaStreamCaptureStatusNone) end_broken();
       allocator::endAllocateToPool(device_.index(), pool_);
       allocator::releasePool(device_.index(), pool_);
       at::getHostAllocator(c10::kCUDA)->end_allocate_to_pool(pool_);

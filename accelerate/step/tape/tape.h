@@ -76,6 +76,8 @@ class Tape {
   void do_apart(const std::function<void()>& work);
   /// Results that the user still holds get memory of their own, but for those that the step of `reader` takes.
   void move_out(const Tape* reader = nullptr);
+  /// The capture of this step cannot go on.
+  bool is_broken() const { return open_ && capture_.is_broken(); }
   /// The step is left in its middle: what was matched runs now.
   void leave(const std::string& reason) { catch_up(reason); }
 
