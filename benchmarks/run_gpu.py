@@ -11,6 +11,7 @@ numbers are from one machine. In a round each contestant runs once, and the firs
 """
 
 import argparse
+import concurrent.futures
 import datetime
 import json
 import os
@@ -106,7 +107,8 @@ class Machine:
             run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(row.processes)]
             start = [self.python] + (run if row.processes > 1 else [])
             return [*start, str(ROOT / "benchmarks/peer/train.py"), *words]
-        start = [str(self.launcher), "launch", "--num-processes", str(row.processes)] if row.processes > 1 else []
+        launched = row.processes > 1 and not contestant.alone
+        start = [str(self.launcher), "launch", "--num-processes", str(row.processes)] if launched else []
         return [*start, str(self.train), *words]
 
 
@@ -117,13 +119,8 @@ def steps_of(row, who, arguments):
     return steps, max(warmup, arguments.losses)
 
 
-def run(machine, row, who, arguments, limit):
-    """One record without its place: the result, or why there is none."""
-    steps, warmup = steps_of(row, who, arguments)
-    flags = ["--steps", steps, "--warmup", warmup, "--losses", arguments.losses, "--no-shuffle"]
-    command = machine.command(row, who, [str(flag) for flag in flags])
-    words = [*command, "--started-at", str(time.time_ns())]
-    environment = ENVIRONMENT if who.startswith("HF") else machine.ours
+def finish(words, environment, limit):
+    """The result of one program and what it said beside it, or why there is none."""
     # A session of its own: what a launcher started ends with it.
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     with subprocess.Popen(words, env=environment, **options) as process:
@@ -131,16 +128,35 @@ def run(machine, row, who, arguments, limit):
             output, errors = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            return {"command": shlex.join(command), "why": f"not done after {limit:.0f} s"}
+            return f"not done after {limit:.0f} s"
     line = next((line for line in output.splitlines() if line.startswith("{")), None)
-    if process.returncode != 0 or line is None:
-        said = [text for text in errors.strip().splitlines() if text.strip()]
-        why = f"ended with {process.returncode}: {said[-1].strip()[:300] if said else 'said nothing'}"
-        note("\n".join(said[-15:]))
+    if process.returncode == 0 and line is not None:
+        return json.loads(line), errors
+    said = [text for text in errors.strip().splitlines() if text.strip()]
+    note("\n".join(said[-15:]))
+    return f"ended with {process.returncode}: {said[-1].strip()[:300] if said else 'said nothing'}"
+
+
+def run(machine, row, who, arguments, limit):
+    """One record without its place: the result, or why there is none."""
+    steps, warmup = steps_of(row, who, arguments)
+    flags = ["--steps", steps, "--warmup", warmup, "--losses", arguments.losses, "--no-shuffle"]
+    command = machine.command(row, who, [str(flag) for flag in flags])
+    words = [*command, "--started-at", str(time.time_ns())]
+    places = [ENVIRONMENT if who.startswith("HF") else machine.ours]
+    if CONTESTANTS[who].alone:
+        places = [places[0] | {"CUDA_VISIBLE_DEVICES": str(gpu)} for gpu in range(row.processes)]
+    with concurrent.futures.ThreadPoolExecutor(len(places)) as pool:
+        runs = list(pool.map(lambda environment: finish(words, environment, limit), places))
+    why = next((done for done in runs if isinstance(done, str)), None)
+    if why:
         return {"command": shlex.join(command), "why": why}
+    slowest, errors = max(runs, key=lambda done: done[0]["ms"])
+    if len(runs) > 1:
+        slowest["each_ms"] = [result["ms"] for result, _ in runs]
     # What the library says of a graph that it does not capture.
     warned = [] if who.startswith("HF") else [text for text in errors.splitlines() if "graph" in text.lower()]
-    record = {"command": shlex.join(command), "result": json.loads(line)}
+    record = {"command": shlex.join(command), "result": slowest}
     return record | ({"said": warned[:5]} if warned else {})
 
 

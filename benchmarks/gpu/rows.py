@@ -5,6 +5,9 @@ import typing
 PREPARED, GRAPH, MASTERS = "prepared", "prepared, graph", "prepared, graph, bf16 parameters"
 FUSED_LOSS, MASTERS_FUSED_LOSS = GRAPH + ", fused loss", MASTERS + ", fused loss"
 PLAIN, PLAIN_GRAPH = "by hand", "by hand, graph"
+VIEWS, MASTERS_VIEWS = GRAPH + ", gradients in buckets", MASTERS_FUSED_LOSS + ", gradients in buckets"
+# As many at the same time as the row has processes, one on each GPU, and none talks to another: the slowest counts.
+ALONE, MASTERS_ALONE = GRAPH + ", each GPU alone", MASTERS_FUSED_LOSS + ", each GPU alone"
 HF, INDUCTOR, REDUCE = "HF", "HF, inductor", "HF, reduce-overhead"
 PEERS = (HF, INDUCTOR, REDUCE)
 # The same shape as the package transformers has it: what users of the peer train.
@@ -16,7 +19,10 @@ class Contestant(typing.NamedTuple):
     flags: tuple
     precision: str | None = None  # instead of the row's
     seconds: float = 20  # guess of one run, until there has been one
+    alone: bool = False  # each GPU by itself
 
+
+BUCKETS = ("--bucket-view", "--bucket-cap-mb", "50")
 
 CONTESTANTS = {
     GRAPH: Contestant(("--cuda-graph",)),
@@ -27,6 +33,10 @@ CONTESTANTS = {
     MASTERS: Contestant(("--cuda-graph",), precision="bf16_master"),
     FUSED_LOSS: Contestant(("--cuda-graph", "--loss", "fused")),
     MASTERS_FUSED_LOSS: Contestant(("--cuda-graph", "--loss", "fused"), precision="bf16_master"),
+    VIEWS: Contestant(("--cuda-graph", *BUCKETS)),
+    MASTERS_VIEWS: Contestant(("--cuda-graph", "--loss", "fused", *BUCKETS), precision="bf16_master"),
+    ALONE: Contestant(("--cuda-graph",), alone=True),
+    MASTERS_ALONE: Contestant(("--cuda-graph", "--loss", "fused"), precision="bf16_master", alone=True),
     INDUCTOR: Contestant(("--mode", "inductor"), seconds=75),
     REDUCE: Contestant(("--mode", "reduce-overhead"), seconds=60),
     HF_PUBLISHED: Contestant(("--transformers",), seconds=40),
@@ -151,13 +161,17 @@ ROWS = {
     "gpt2-2": Row(
         "gpt2 (16 x 1024 each) bf16, 2 GPUs",
         ("--task", "gpt2"),
-        (GRAPH, MASTERS, INDUCTOR, MASTERS_FUSED_LOSS, FUSED_LOSS, HF, PREPARED, PLAIN),
+        (VIEWS, ALONE, MASTERS_VIEWS, MASTERS_ALONE, GRAPH, INDUCTOR, MASTERS_FUSED_LOSS, HF, PREPARED, PLAIN),
         (60, 24),
         (60, 24),
-        rounds=1,
+        rounds=2,
         precision="bf16",
         processes=2,
-        targets=(Target(GRAPH, to=(GRAPH,), to_row="gpt2", at_most=1.04),),
+        targets=(
+            Target(VIEWS, to=(GRAPH,), to_row="gpt2", at_most=1.04),
+            Target(VIEWS, to=(ALONE,), at_most=1.04),
+            Target(MASTERS_VIEWS, to=(MASTERS_ALONE,), at_most=1.04),
+        ),
     ),
     "gpt2-switches": Row(
         "gpt2 (16 x 1024), single switches",

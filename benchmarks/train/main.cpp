@@ -92,6 +92,7 @@ int main(int argc, char** argv) {
       ->capture_default_str()
       ->check(CLI::Range(1.0, 10'000.0));
   app.add_flag("--bucket-view", settings.bucket_view, "gradients live in the buckets, prepared loop only");
+  app.add_flag("!--no-clip", settings.clip, "gradients are not clipped, prepared loop only");
   app.add_option("--workers", settings.workers, "threads of the prepared loop that make batches")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);

@@ -47,7 +47,7 @@ void train(const Settings& settings, Meter& meter, const Task& task, std::shared
       auto window = accelerator.accumulate(model);
       auto loss = loss_of<Net>(model, inputs, labels);
       accelerator.backward(loss);
-      accelerator.clip_grad_norm_(model, {.max_norm = kMaxNorm});
+      if (settings.clip) accelerator.clip_grad_norm_(model, {.max_norm = kMaxNorm});
       optimizer.step();
       scheduler.step();
       optimizer.zero_grad();

@@ -26,6 +26,7 @@ struct Settings {
   std::string comm_hook = "no";     ///< how the gradients of the prepared loop travel
   double bucket_cap_mb = 25;        ///< of gradients that travel together
   bool bucket_view = false;         ///< gradients live in the buckets
+  bool clip = true;                 ///< gradients at a norm of kMaxNorm; by hand always
   int64_t workers = 0;              ///< threads of the prepared loop that make batches
   bool cuda_graph = false;          ///< the prepared loop asks for its graph
   int64_t steps = 600;              ///< measured, in kWindows windows

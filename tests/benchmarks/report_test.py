@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import plot
 import profile_step
-from gpu.rows import CONTESTANTS, GRAPH, HF, INDUCTOR, MASTERS, PEERS, PLAIN, PLAIN_GRAPH, PREPARED, REDUCE, ROWS, SWITCHES, Target
+from gpu.rows import ALONE, CONTESTANTS, GRAPH, HF, INDUCTOR, MASTERS, PEERS, PLAIN, PLAIN_GRAPH, PREPARED, REDUCE, ROWS, SWITCHES, Target
 from gpu.table import Results, judged, report
 
 
@@ -255,6 +255,17 @@ class Runner(unittest.TestCase):
         call = (self.folder / "calls").read_text().splitlines()[0]
         self.assertIn("--task gpt2 --batch-size 4 --length 256 --mixed-precision bf16 --cuda-graph --steps 240 --warmup 24", call)
         self.assertIn("--no-shuffle --started-at ", call)
+
+    def test_gpus_that_compute_alone_do_so_at_once_and_the_slowest_counts(self):
+        self.put("nvidia-smi", "#!/bin/sh\necho 'GPU of tests'; echo 'GPU of tests'\n")
+        self.put("accelerate-cpp", "#!/bin/sh\nexit 1\n")
+        self.put("train", """#!/bin/sh
+touch "$(dirname "$0")/here$CUDA_VISIBLE_DEVICES"
+while [ ! -e "$(dirname "$0")/here$((1 - CUDA_VISIBLE_DEVICES))" ]; do sleep 0.01; done
+echo '{"ms": '$((40 + CUDA_VISIBLE_DEVICES))', "host_ms": 1, "peak_gpu_gb": 0, "reserved_gpu_gb": 0, "first_step_s": 1, "captured_step_s": 1, "losses": [1]}'
+""")
+        records, _ = self.run_gpu("--only", "gpt2-2", "--contestants", ALONE, "--quick")
+        self.assertEqual((41, [40, 41]), (records[1]["result"]["ms"], records[1]["result"]["each_ms"]))
 
     def test_without_time_nothing_starts(self):
         records, text = self.run_gpu("--only", "mlp", "--contestants", GRAPH, "--minutes", "0.1")
