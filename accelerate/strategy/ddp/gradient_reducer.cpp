@@ -172,6 +172,7 @@ GradientReducer::GradientReducer(std::vector<ReducedParameter> parameters, const
       options_(options),
       group_(std::move(group)),
       travel_(std::move(travel)),
+      side_(tensors_of(parameters_)),
       engine_(std::make_shared<Engine>(tensors_of(parameters_), first_buckets(parameters_, options_), group_,
                                        sparse_of(parameters_), bucket_cap(options_), options_.find_unused_parameters,
                                        options_.gradient_as_bucket_view, names_of(parameters_),
@@ -179,6 +180,7 @@ GradientReducer::GradientReducer(std::vector<ReducedParameter> parameters, const
                                        /*use_python_reducer=*/false, /*bucket_bytes_cap_list=*/std::vector<int64_t>{})),
       // The search for unused parameters uses it without asking whether there is one.
       logger_(std::make_shared<c10d::Logger>(engine_)) {
+  side_.complete();
   engine_->set_logger(logger_);
   if (options_.static_graph) engine_->set_static_graph();
   if (travel_.hook == nullptr) return;
@@ -195,12 +197,16 @@ void GradientReducer::arm(const at::Tensor& loss) {
   group_->settle();
   // Elsewhere the Reducer copies the means out of the bucket, and has to wait for them.
   group_->leave_open(stays_in_buckets() ? engine_->last_bucket() : at::Tensor());
+  // In a graph that costs nothing; by hand, events for every parameter.
+  const bool beside = group_->is_capturing() && travel_.hook == nullptr;
+  side_.turn(beside ? SideStream::Use::kOn : SideStream::Use::kOff);
   std::vector<at::Tensor> roots;
   if (options_.find_unused_parameters && !options_.static_graph) roots.push_back(loss);
   engine_->arm(roots, options_.static_graph);
 }
 
 GradientReducer::Outcome GradientReducer::finish() {
+  side_.turn(SideStream::Use::kOff);
   if (!engine_->armed()) return Outcome::kReduced;
   if (!engine_->touched()) {
     engine_->disarm();
@@ -212,6 +218,7 @@ GradientReducer::Outcome GradientReducer::finish() {
 }
 
 void GradientReducer::give_up() {
+  side_.turn(SideStream::Use::kOff);
   if (!engine_->armed()) return;
   if (engine_->only_waits()) return engine_->wait_and_finish();
   const ReducerGroup::Spoiling nan(*group_);

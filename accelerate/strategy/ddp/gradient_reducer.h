@@ -12,6 +12,7 @@
 #include "accelerate/strategy/ddp.h"
 #include "accelerate/strategy/ddp/comm_hook.h"
 #include "accelerate/strategy/ddp/reducer_group.h"
+#include "accelerate/strategy/ddp/side_stream.h"
 
 namespace c10d {
 class Logger;
@@ -102,6 +103,7 @@ class GradientReducer {
   c10::intrusive_ptr<ReducerGroup> group_;
   Travel travel_;
   std::function<void(size_t)> listener_;
+  SideStream side_;
   std::shared_ptr<Engine> engine_;
   std::shared_ptr<c10d::Logger> logger_;
   std::vector<HookFuture> shadowed_;  ///< of the buckets so far

@@ -56,6 +56,7 @@ class ReducerGroup final : public c10d::ProcessGroup {
    private:
     ReducerGroup& group_;
   };
+  bool is_capturing() const { return core_->is_capturing(); }
   /// While work is captured: nobody waits for the all-reduce in `last`, which the core's `arrivals` get instead.
   /// Undefined: every all-reduce is waited for.
   void leave_open(at::Tensor last) { left_open_ = std::move(last); }
