@@ -50,8 +50,9 @@ struct Worker {
   using Real = typename Wide<T>::type;
   typename Rule::template Element<Real> element;
   Real factor;
-  bool scales, skips, follows;
+  bool scales, skips;
   Average<Real> next;
+  bool follows = false;  ///< there is an average
 
   __device__ void operator()(T* const* x, G* gradient, G* copy, Real* average, int i, uint32_t word) const {
     Real values[Rule::kArrays];
@@ -102,21 +103,11 @@ __global__ void __launch_bounds__(kThreads)
   Progress progress;
   if (call.updates != nullptr && !skips) progress = {call.progress[0], call.progress[1]};
   using Real = typename Wide<T>::type;
-  const Place place = place_of(table, static_cast<int>(blockIdx.x));
-  Real* average = nullptr;
-  if constexpr (kFollows) {
-    constexpr int kPlace = arrays_of<T, G, Rule, kRounds, kBeside>() - 1;
-    average = static_cast<Real*>(table.arrays[place.tensor][kPlace]);
-    if (average != nullptr) average += place.begin;
-  }
-  const bool follows = kFollows && average != nullptr;
-  const Worker<T, G, Rule, kRounds, kBeside> work{rule.template with<Real>(*call.lr, progress),
-                                                  scales ? static_cast<Real>(*call.factor) : Real(1),
-                                                  scales,
-                                                  skips,
-                                                  follows,
-                                                  Average<Real>(kFollows ? *call.averages.kept : 0)};
+  Worker<T, G, Rule, kRounds, kBeside> work{rule.template with<Real>(*call.lr, progress),
+                                            scales ? static_cast<Real>(*call.factor) : Real(1), scales, skips,
+                                            Average<Real>(kFollows ? *call.averages.kept : 0)};
 
+  const Place place = place_of(table, static_cast<int>(blockIdx.x));
   T* x[kArrays];
   bool aligned = true;
 #pragma unroll
@@ -131,7 +122,13 @@ __global__ void __launch_bounds__(kThreads)
   aligned = aligned && reinterpret_cast<uintptr_t>(gradient) % sizeof(Low) == 0 &&
             reinterpret_cast<uintptr_t>(copy) % sizeof(Low) == 0;
   using Followers = Pack<Real, kVector>;
-  if (kFollows) aligned = aligned && reinterpret_cast<uintptr_t>(average) % sizeof(Followers) == 0;
+  Real* average = nullptr;
+  if constexpr (kFollows) {
+    average = static_cast<Real*>(table.arrays[place.tensor][kArrays + (kCopies && !kRounds)]);
+    work.follows = average != nullptr;
+    if (work.follows) average += place.begin;
+    aligned = aligned && reinterpret_cast<uintptr_t>(average) % sizeof(Followers) == 0;
+  }
 
   uint64_t seed = 0, draw = 0;
   if constexpr (kRounds) {
@@ -154,7 +151,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     Low gradients = reinterpret_cast<const Low*>(gradient)[v], copies;
     Followers averages;
-    if (follows) averages = reinterpret_cast<const Followers*>(average)[v];
+    if (work.follows) averages = reinterpret_cast<const Followers*>(average)[v];
     RandomWords random{};
     if constexpr (kRounds) {
       static_assert(kVector == 4, "the elements of one place");
@@ -172,7 +169,7 @@ __global__ void __launch_bounds__(kThreads)
       if (is_wide<kRounds>(a)) reinterpret_cast<Vector<T>*>(x[a])[v] = packs[a];
     }
     if constexpr (kCopies) reinterpret_cast<Low*>(copy)[v] = copies;
-    if (follows) reinterpret_cast<Followers*>(average)[v] = averages;
+    if (work.follows) reinterpret_cast<Followers*>(average)[v] = averages;
   }
   for (int i = vectors * kVector + static_cast<int>(threadIdx.x); i < place.size; i += kThreads) {
     uint32_t word = 0;
