@@ -216,7 +216,9 @@ Trained train(const std::string& rule, const std::string& precision, Follows fol
     if (follows == Follows::kByCall) ema.update(result);
     optimizer.zero_grad();
   }
-  Trained trained{.weights = training::copy_of(net->parameters()), .averages = {}, .updates = ema.optimization_step(),
+  Trained trained{.weights = training::copy_of(net->parameters()),
+                  .averages = {},
+                  .updates = ema.optimization_step(),
                   .report = accelerator.cuda_graph_report()};
   const auto averages = ema.apply();
   trained.averages = training::copy_of(net->parameters());

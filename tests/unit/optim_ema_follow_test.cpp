@@ -185,7 +185,8 @@ Trained train(const Case& one, Follows follows) {
 
 bool equal_bits(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
   for (size_t i = 0; i < a.size(); ++i) {
-    if (a[i].scalar_type() != b[i].scalar_type() || !torch::allclose(a[i], b[i], 0, 0, /*equal_nan=*/true)) return false;
+    if (a[i].scalar_type() != b[i].scalar_type() || !torch::allclose(a[i], b[i], 0, 0, /*equal_nan=*/true))
+      return false;
   }
   return a.size() == b.size();
 }
@@ -308,8 +309,8 @@ TEST_F(EmaFollowing, IsOneEmaOfOneOptimizerThatHasSomeOfTheWeights) {
                                                          "the one that trains the model", "that model's optimizer"});
   Ema both(std::tie(model, second_model), {.decay = 0.5});
   both.follow(second);
-  expect_error<UsageError>([&] { both.follow(optimizer); },
-                           {"Ema::follow", "a second optimizer", "one, whose steps are counted", "call update(result)"});
+  expect_error<UsageError>([&] { both.follow(optimizer); }, {"Ema::follow", "a second optimizer",
+                                                             "one, whose steps are counted", "call update(result)"});
   ema.follow(optimizer);
   expect_error<UsageError>([&] { same.follow(optimizer); },
                            {"Ema::follow", "a second one", "one that its kernels write", "Call update"});
@@ -457,7 +458,8 @@ TEST_F(EmaFollowing, KernelsWriteWhatTheyUpdateAndOnePassTheRest) {
       return ema;
     };
     const auto one = optimizer_of(false), two = optimizer_of(true);
-    Ema called = ema_of({}), followed = ema_of({}), of_groups = ema_of({}), with_buffers = ema_of({.use_buffers = true});
+    Ema called = ema_of({}), followed = ema_of({}), of_groups = ema_of({}),
+        with_buffers = ema_of({.use_buffers = true});
     EXPECT_EQ(calls_of(one, called, Follows::kByCall), (Calls{{update, 3}, {"accelerate::fused_ema_", 3}}));
     EXPECT_EQ(calls_of(one, followed, Follows::kByItself), (Calls{{update, 3}}));
     EXPECT_EQ(calls_of(two, of_groups, Follows::kByItself), (Calls{{update, 6}}));
@@ -466,6 +468,30 @@ TEST_F(EmaFollowing, KernelsWriteWhatTheyUpdateAndOnePassTheRest) {
     EXPECT_EQ(calls_of(third, with_buffers, Follows::kByItself),
               (Calls{{update, 6}, {"accelerate::follow_weights_", 3}}));
   }
+}
+
+/// Averages that were made of the rounded weights alone stay theirs, whatever the kernel updates.
+TEST(EmaFollowingRounded, AnEmaThatDoesNotKnowTheMastersFollowsWhatIsRounded) {
+  Accelerator low({.mixed_precision = "bf16_master", .cpu = true});
+  Mlp net(1, torch::kFloat);
+  auto [model, optimizer] = low.prepare(net, torch::optim::AdamW(net->parameters(), 0.01));
+  Ema ema({model.core()->table()}, {.decay = 0.5}), called({model.core()->table()}, {.decay = 0.5}),
+      of_masters(model, {.decay = 0.5});
+  ema.follow(optimizer);
+  for (uint64_t i = 0; i < 5; ++i) {
+    const auto [x, y] = training::make_batch(5, i, torch::kFloat);
+    low.backward(training::mse(model(x), y));
+    const StepResult result = optimizer.step();
+    called.update(result);
+    of_masters.update(result);
+    optimizer.zero_grad();
+  }
+  Written a, b, c;
+  ema.save(a);
+  called.save(b);
+  of_masters.save(c);
+  EXPECT_TRUE(equal(a.tensors, b.tensors));
+  EXPECT_FALSE(equal(a.tensors, c.tensors));
 }
 
 /// After an error in the middle nobody knows what was counted: the host's count goes on.

@@ -45,7 +45,8 @@ Arrays copied(const Arrays& a) {
 /// NaN is equal to itself: an average that never moved may be one.
 bool same(const Tensors& a, const Tensors& b) {
   for (size_t i = 0; i < a.size(); ++i) {
-    if (a[i].scalar_type() != b[i].scalar_type() || !torch::allclose(a[i], b[i], 0, 0, /*equal_nan=*/true)) return false;
+    if (a[i].scalar_type() != b[i].scalar_type() || !torch::allclose(a[i], b[i], 0, 0, /*equal_nan=*/true))
+      return false;
   }
   return a.size() == b.size();
 }
@@ -53,11 +54,12 @@ bool same(const Tensors& a, const Tensors& b) {
 Arrays any_arrays(Weights weights, size_t count) {
   const bool copies = weights == Weights::kCopiedToHalf || weights == Weights::kCopiedToBFloat16;
   const bool is_half = weights == Weights::kHalf || weights == Weights::kCopiedToHalf;
-  const at::ScalarType dtype = weights == Weights::kDouble ? torch::kDouble
-                               : weights == Weights::kHalf ? torch::kHalf
+  const at::ScalarType dtype = weights == Weights::kDouble                                     ? torch::kDouble
+                               : weights == Weights::kHalf                                     ? torch::kHalf
                                : weights == Weights::kBFloat16 || weights == Weights::kRounded ? torch::kBFloat16
-                                                                                             : torch::kFloat;
-  const at::ScalarType low = is_half ? torch::kHalf : torch::kBFloat16, wide = dtype == torch::kDouble ? dtype : torch::kFloat;
+                                                                                               : torch::kFloat;
+  const at::ScalarType low = is_half ? torch::kHalf : torch::kBFloat16,
+                       wide = dtype == torch::kDouble ? dtype : torch::kFloat;
   Arrays a;
   if (weights == Weights::kRounded) a.draws = torch::tensor({int64_t{5}, int64_t{0}}, torch::kLong);
   for (size_t i = 0; i < count; ++i) {
@@ -99,13 +101,16 @@ void update(int rule, Arrays& a, const Verdict& verdict, const kernels::Followin
 // Random rules, kinds of parameters, shapes, decays, verdicts, and tensors without an average.
 RC_GTEST_PROP(FollowOperators, AveragesAreThoseOfAPassAfterTheUpdate, ()) {
   const int rule = *rc::gen::inRange(0, 5);
-  const auto weights =
-      *rc::gen::element(Weights::kFloat, Weights::kDouble, Weights::kHalf, Weights::kBFloat16, Weights::kCopiedToHalf,
-                        Weights::kCopiedToBFloat16, Weights::kRounded);
+  const auto weights = *rc::gen::element(Weights::kFloat, Weights::kDouble, Weights::kHalf, Weights::kBFloat16,
+                                         Weights::kCopiedToHalf, Weights::kCopiedToBFloat16, Weights::kRounded);
   torch::manual_seed(*rc::gen::arbitrary<uint32_t>());
   const auto count = *rc::gen::inRange<size_t>(1, 5);
   Arrays ours = any_arrays(weights, count), theirs = copied(ours);
-  const EmaDecay decay{*rc::gen::element(0.0, 0.3, 0.9, 0.999), 0, 2, 0.75, *rc::gen::inRange<int64_t>(0, 3),
+  const EmaDecay decay{*rc::gen::element(0.0, 0.3, 0.9, 0.999),
+                       0,
+                       2,
+                       0.75,
+                       *rc::gen::inRange<int64_t>(0, 3),
                        *rc::gen::element(EmaRise::kNone, EmaRise::kWarmUp, EmaRise::kRamp)};
   std::vector<size_t> followed;
   Tensors given;
@@ -189,7 +194,8 @@ TEST(FollowOperators, ALaterCallAndAPassKeepWhatTheFirstHasCounted) {
 TEST(FollowOperators, RefuseAveragesThatDoNotFitAndChangeNothing) {
   const at::Tensor weight = torch::ones({4, 2}), gradient = torch::ones({4, 2}), count = torch::zeros({}, torch::kLong),
                    kept = torch::zeros({}, torch::kDouble), rate = torch::ones({}, torch::kDouble);
-  const auto refused = [&](const char* why, const Tensors& averages, const at::Tensor& updates, const at::Tensor& share) {
+  const auto refused = [&](const char* why, const Tensors& averages, const at::Tensor& updates,
+                           const at::Tensor& share) {
     SCOPED_TRACE(why);
     try {
       kernels::fused_lion({.parameters = weight,
