@@ -65,6 +65,7 @@ LocalSGD::LocalSGD(Accelerator& accelerator, const std::shared_ptr<internal::Mod
   require_whole(*model);
   parameters_ = parameters_of(*model);
   masters_ = model->masters();
+  require_unfollowed();
   local_.emplace(std::move(local));
   if (const auto& scaler = runtime_->scaler()) parted_ = scaler->part();
 }
@@ -100,7 +101,9 @@ void LocalSGD::step() {
                       .remedy = "Make a new LocalSGD"});
   }
   ++num_steps_;
-  if (local_ && num_steps_ % options_.local_sgd_steps == 0) average();
+  if (!local_ || num_steps_ % options_.local_sgd_steps != 0) return;
+  require_unfollowed();
+  average();
 }
 
 void LocalSGD::finish() {
@@ -109,6 +112,18 @@ void LocalSGD::finish() {
   const auto local = std::exchange(local_, std::nullopt);  // ends also when averaging fails
   const auto parted = std::exchange(parted_, nullptr);
   average();
+}
+
+/// Averages of weights would follow before these are averaged over the processes.
+void LocalSGD::require_unfollowed() const {
+  for (const auto& optimizer : runtime_->optimizers_of(parameters_)) {
+    if (!optimizer->leads()) continue;
+    throw UsageError({.place = "LocalSGD",
+                      .what = "Averages follow the optimizer before its weights are those of all processes",
+                      .got = "an Ema with follow(optimizer)",
+                      .expected = "one that is updated after local.step()",
+                      .remedy = "Write `const auto result = optimizer.step(); local.step(); ema.update(result);`"});
+  }
 }
 
 void LocalSGD::average() {

@@ -26,7 +26,8 @@ struct LocalSGDOptions {
 class [[nodiscard(
     "keep the guard: `accelerate::LocalSGD local(accelerator, model, {.local_sgd_steps = 8});`")]] LocalSGD {
  public:
-  /// Throws UsageError for `local_sgd_steps` below 1, a model of another Accelerator and one that is not held whole.
+  /// Throws UsageError for `local_sgd_steps` below 1, a model of another Accelerator, one that is not held whole and
+  /// one whose optimizer an Ema follows by itself.
   template <class M>
   LocalSGD(Accelerator & accelerator, const Model<M>& model, LocalSGDOptions options)
       : LocalSGD(accelerator, model.core(), options, accelerator.no_sync(model)) {}
@@ -43,6 +44,7 @@ class [[nodiscard(
  private:
   LocalSGD(Accelerator & accelerator, const std::shared_ptr<internal::ModelCore>& model, LocalSGDOptions options,
            GradientSyncScope local);
+  void require_unfollowed() const;
   void average();
 
   internal::Runtime* runtime_;  ///< stays where it is when the Accelerator is moved

@@ -53,6 +53,8 @@ class Runtime final : private TapeHost {
   void release();
   /// Gives memory that the device's allocator keeps back to it.
   void empty_cache() const;
+  /// Those that have one of `parameters`.
+  std::vector<std::shared_ptr<OptimizerCore>> optimizers_of(const std::vector<at::Tensor>& parameters) const;
   /// Of the optimizers that have one of `parameters`.
   void unscale_gradients_of(const std::vector<at::Tensor>& parameters) const;
   /// Of true gradients, whatever they carry.
@@ -83,7 +85,6 @@ class Runtime final : private TapeHost {
   void prepare_updates() const;
   std::shared_ptr<StepRecorder> make_recorder();
   void follow_windows();
-  std::vector<std::shared_ptr<OptimizerCore>> optimizers_of(const std::vector<at::Tensor>& parameters) const;
   void resolve_updates() noexcept;
   void run_backward(const at::Tensor& loss, const BackwardOptions& options);
   /// Throws UsageError from `verb` where processes without data wait for announced exchanges.

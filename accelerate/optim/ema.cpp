@@ -4,6 +4,7 @@
 
 #include "accelerate/core/error.h"
 #include "accelerate/optim/ema_core.h"
+#include "accelerate/optim/optimizer.h"
 #include "accelerate/tensor/memory_owners.h"
 
 namespace accelerate {
@@ -43,6 +44,7 @@ double EmaUpdate::decay() const { return entry_ ? history_->decay_of(*entry_) : 
 bool EmaUpdate::known() const { return !entry_ || history_->knows(*entry_); }
 
 EmaUpdate Ema::update(const StepResult& result) { return used(core_).update(result); }
+void Ema::follow(const Optimizer& optimizer) { used(core_).follow(internal::held(optimizer.core(), "optimizer")); }
 
 EmaWeights Ema::apply() {
   used(core_).begin();

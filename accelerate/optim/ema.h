@@ -14,6 +14,8 @@
 
 namespace accelerate {
 
+class Optimizer;
+
 /// How the averages follow the weights. The first `update_after_step + 1` updates copy them; n counts those after.
 /// Source: `torch.optim.swa_utils.get_ema_multi_avg_fn`; warm-up and ramp: `EMAModel` of diffusers, `ModelEmaV3` of
 /// timm.
@@ -81,7 +83,7 @@ class [[nodiscard("keep the guard: `auto weights = ema.apply();`")]] EmaWeights 
 ///
 ///   accelerate::Ema ema(model, {.decay = 0.999});
 ///   ...
-///   ema.update(optimizer.step());        // in the loop
+///   ema.update(optimizer.step());        // in the loop; or once, before it: ema.follow(optimizer);
 ///   ...
 ///   auto weights = ema.apply();          // until the end of this block the model has the averages
 ///
@@ -120,6 +122,15 @@ class Ema final : public Stateful {
   /// nobody waits; only for weights of several kinds of devices the host does. Throws UsageError while the averages are
   /// applied, or when a weight has another shape than at the beginning.
   EmaUpdate update(const StepResult& result);
+
+  /// From now on the averages follow each `optimizer.step()` by themselves, with the numbers of
+  /// `update(optimizer.step())` bit for bit: AdamW, Adam, SGD and Lion write them in their own pass over the weights on
+  /// a GPU, wherever they update through this library's kernels. What these do not update (buffers, frozen weights) and
+  /// all of other optimizers follows in a pass of its own at the end of the step. It ends with either of the two.
+  /// Meanwhile `update` throws UsageError, and `step()` does where `update` would, before anything has changed. Throws
+  /// UsageError for an optimizer that has none of the weights or is followed by another Ema, and for a second one. Not
+  /// inside LocalSGD.
+  void follow(const Optimizer& optimizer);
 
   /// Puts the averages into the model until the guard ends; then the weights are again what they were, bit for bit.
   /// Costs a copy of the weights while it lasts. Do not train meanwhile: what is written to the weights is lost. Throws

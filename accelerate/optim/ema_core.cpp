@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
 #include <c10/core/InferenceMode.h>
+#include <torch/optim/optimizer.h>
 
 #include <algorithm>
 #include <sstream>
@@ -11,8 +12,8 @@
 #include <utility>
 
 #include "accelerate/core/error.h"
-#include "accelerate/optim/kernels/operators.h"
 #include "accelerate/optim/master_weights.h"
+#include "accelerate/optim/optimizer.h"
 #include "accelerate/tensor/memory_bytes.h"
 
 namespace accelerate::internal {
@@ -104,6 +105,7 @@ EmaCore::EmaCore(const std::vector<ParameterTable>& tables, EmaOptions options, 
       const at::Tensor copy = followed(row.tensor)
                                   .to(average_dtype(row.tensor.scalar_type()), /*non_blocking=*/false,
                                       /*copy=*/true);
+      places_.emplace(row.tensor.unsafeGetTensorImpl(), entries_.size());
       entries_.push_back({{prefix + row.name, row.global_shape, row.held, copy}, row.tensor, {}});
     }
   }
@@ -117,15 +119,33 @@ EmaCore::EmaCore(const std::vector<ParameterTable>& tables, EmaOptions options, 
 
 EmaUpdate EmaCore::update(const StepResult& result) {
   require_weights("Ema::update");
+  if (!leader_.expired()) {
+    throw UsageError({.place = "Ema::update",
+                      .what = "The averages follow their optimizer by themselves",
+                      .got = "update(result) after follow(optimizer)",
+                      .expected = "one of the two: each step is followed once",
+                      .remedy = "Drop this call, or do not call follow()"});
+  }
+  const std::optional<at::Tensor> verdict = verdict_of(result);
+  if (!verdict) return {};
+  const PlainTensors plain;
+  follow_load();
+  follow_model("Ema::update");
+  return update_left(result, *verdict);
+}
+
+/// What the device decides by; undefined: the averages are to follow. Nothing: they are not.
+std::optional<at::Tensor> EmaCore::verdict_of(const StepResult& result) const {
   if (result.accumulated()) return {};
   at::Tensor verdict = result.verdict();
   if (!is_decided_by(verdict)) {
     if (!result.applied()) return {};
     verdict.reset();
   }
-  const PlainTensors plain;
-  follow_load();
-  follow_model("Ema::update");
+  return verdict;
+}
+
+EmaUpdate EmaCore::update_left(const StepResult& result, const at::Tensor& verdict) {
   try {
     update_on_devices(verdict);
     update_on_host();
@@ -144,22 +164,25 @@ bool EmaCore::on_device(c10::Device device) const {
 bool EmaCore::is_decided_by(const at::Tensor& verdict) const {
   return verdict.defined() && std::all_of(entries_.begin(), entries_.end(), [&](const Entry& entry) {
            const c10::Device device = entry.weight.device();
-           return on_device(device) && device.type() == verdict.device().type();
+           return entry.is_written || (on_device(device) && device.type() == verdict.device().type());
          });
 }
 
-const at::Tensor& EmaCore::count_on(c10::Device device) {
-  for (const at::Tensor& count : counts_) {
-    if (count.device() == device) return count;
+EmaCore::Count& EmaCore::count_on(c10::Device device) {
+  for (Count& count : counts_) {
+    if (count.updates.device() == device) return count;
   }
-  return counts_.emplace_back(at::full({}, history_->count(), at::TensorOptions(at::kLong).device(device)));
+  const at::TensorOptions on(device);
+  return counts_.emplace_back(Count{.updates = at::full({}, history_->count(), on.dtype(at::kLong)),
+                                    .kept = at::empty({}, on.dtype(at::kDouble)),
+                                    .none = at::empty({0}, on)});
 }
 
 void EmaCore::update_on_devices(const at::Tensor& verdict) {
   std::vector<std::pair<c10::Device, Lists>> devices;
   for (const Entry& entry : entries_) {
     const at::Tensor& average = entry.average.local;
-    if (!on_device(average.device())) continue;
+    if (entry.is_written || !on_device(average.device())) continue;
     auto lists =
         std::find_if(devices.begin(), devices.end(), [&](const auto& one) { return one.first == average.device(); });
     if (lists == devices.end()) lists = devices.insert(lists, {average.device(), Lists{}});
@@ -168,8 +191,13 @@ void EmaCore::update_on_devices(const at::Tensor& verdict) {
   }
   for (const auto& [device, lists] : devices) {
     const bool elsewhere = verdict.defined() && verdict.device() != device;
-    kernels::fused_ema({lists.averages, lists.weights}, count_on(device), history_->decay(),
-                       elsewhere ? verdict.to(device, /*non_blocking=*/true) : verdict);
+    const at::Tensor skip = elsewhere ? verdict.to(device, /*non_blocking=*/true) : verdict;
+    const Count& count = count_on(device);
+    if (count.has_counted) {
+      kernels::follow_weights({lists.averages, lists.weights}, count.kept, skip);
+    } else {
+      kernels::fused_ema({lists.averages, lists.weights}, count.updates, history_->decay(), skip);
+    }
   }
 }
 
@@ -177,7 +205,7 @@ void EmaCore::update_on_devices(const at::Tensor& verdict) {
 void EmaCore::update_on_host() {
   std::vector<Lists> kinds;
   for (const Entry& entry : entries_) {
-    if (on_device(entry.average.local.device())) continue;
+    if (entry.is_written || on_device(entry.average.local.device())) continue;
     const at::Tensor weight = followed(entry.weight).detach();
     auto kind = std::find_if(kinds.begin(), kinds.end(), [&](const Lists& other) {
       return other.weights.front().device() == weight.device() &&
@@ -274,10 +302,87 @@ void EmaCore::follow_load() {
   const int64_t count = *loaded_.const_data_ptr<int64_t>();
   if (count != history_->count()) {
     const PlainTensors plain;
-    for (const at::Tensor& one : counts_) one.fill_(count);
+    for (const Count& one : counts_) one.updates.fill_(count);
     history_->set_count(count);
   }
   loaded_.reset();
+}
+
+void EmaCore::follow(const std::shared_ptr<OptimizerCore>& optimizer) {
+  const std::shared_ptr<OptimizerCore> leader = leader_.lock();
+  if (leader != nullptr && leader != optimizer) {
+    throw UsageError({.place = "Ema::follow",
+                      .what = "The averages follow another optimizer by themselves",
+                      .got = "a second optimizer",
+                      .expected = "one, whose steps are counted",
+                      .remedy = "Make an Ema of each optimizer's model, or call update(result) after the last of the "
+                                "steps instead"});
+  }
+  bool has_some = false;
+  for (const auto& group : optimizer->inner().param_groups()) {
+    for (const at::Tensor& parameter : group.params()) has_some |= places_.contains(parameter.unsafeGetTensorImpl());
+  }
+  if (!has_some) {
+    throw UsageError({.place = "Ema::follow",
+                      .what = "The optimizer trains none of the weights that are averaged",
+                      .got = "an optimizer of other parameters",
+                      .expected = "the one that trains the model of this Ema",
+                      .remedy = "Pass the handle that prepare() returned for that model's optimizer"});
+  }
+  optimizer->lead(shared_from_this());
+  leader_ = optimizer;
+}
+
+void EmaCore::begin_step() {
+  require_weights("optimizer.step");
+  const PlainTensors plain;
+  follow_load();
+  follow_model("optimizer.step");
+  // Where memory runs out, nothing has been updated.
+  for (const Entry& entry : entries_) {
+    if (on_device(entry.average.local.device())) count_on(entry.average.local.device());
+  }
+}
+
+at::Tensor EmaCore::average_beside(const at::Tensor& parameter, const at::Tensor& updated) {
+  const auto found = places_.find(parameter.unsafeGetTensorImpl());
+  if (found == places_.end()) return {};
+  Entry& entry = entries_[found->second];
+  // Of a rounded weight whose master it does not know, the average follows what was rounded.
+  if (!followed(entry.weight).is_same(updated) || !kernels::can_follow(entry.average.local, updated)) return {};
+  entry.is_written = true;
+  return entry.average.local;
+}
+
+kernels::Following EmaCore::following(std::vector<at::Tensor>& averages) {
+  const auto one = std::find_if(averages.begin(), averages.end(), [](const at::Tensor& t) { return t.defined(); });
+  if (one == averages.end()) return {};
+  const c10::Device device = one->device();
+  const PlainTensors plain;
+  Count& count = count_on(device);
+  for (at::Tensor& average : averages) {
+    if (!average.defined()) average = count.none;
+  }
+  const bool counts = !std::exchange(count.has_counted, true);
+  // Where the host counts it does so in most updates without telling.
+  if (counts && !on_device(device)) count.updates.fill_(history_->count());
+  return {.averages = averages,
+          .updates = counts ? count.updates : at::Tensor(),
+          .kept = count.kept,
+          .decay = history_->decay()};
+}
+
+void EmaCore::end_step(const StepResult& result) {
+  const PlainTensors plain;
+  if (const auto verdict = verdict_of(result)) update_left(result, *verdict);
+  for (Entry& entry : entries_) entry.is_written = false;
+  for (Count& count : counts_) count.has_counted = false;
+}
+
+void EmaCore::abandon_step() noexcept {
+  for (Entry& entry : entries_) entry.is_written = false;
+  // What devices have counted is not known.
+  std::erase_if(counts_, [](const Count& count) { return count.has_counted; });
 }
 
 /// What the optimizer trains.

@@ -34,7 +34,7 @@ struct Scalars {
 
 /// Tensors of one kernel call, element i of each list belonging together.
 struct Lists {
-  std::vector<at::Tensor> parameters, copies, gradients, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps;
+  std::vector<at::Tensor> parameters, copies, gradients, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, followers, steps;
   /// The model's own.
   const std::vector<at::Tensor>& own() const { return copies.empty() ? parameters : copies; }
 };
@@ -102,6 +102,7 @@ class FusedAdam final : public FusedUpdate {
       call.lists.exp_avgs.push_back(state.exp_avg());
       call.lists.exp_avg_sqs.push_back(state.exp_avg_sq());
       if (scalars.amsgrad) call.lists.max_exp_avg_sqs.push_back(state.max_exp_avg_sq());
+      call.lists.followers.push_back(average_of(parameter));
     }
     while (!calls.empty()) {
       auto& [key, call] = *calls.begin();
@@ -126,12 +127,12 @@ class FusedAdam final : public FusedUpdate {
   }
 
   /// The update that makes the count `count`.
-  void run_on_device(const Group& group, const Lists& lists, const Scalars& s, int64_t count) {
+  void run_on_device(const Group& group, Lists& lists, const Scalars& s, int64_t count) {
     const c10::Device device = lists.parameters.front().device();
     const at::Tensor updates = counts().of(count - 1, device);
-    kernels::fused_adam({lists.parameters, lists.gradients, lists.copies, draws_for(lists.own().front())},
-                        {lists.exp_avgs, lists.exp_avg_sqs, lists.max_exp_avg_sqs}, {updates, rate_of(group, device)},
-                        {s.beta1, s.beta2, s.weight_decay, s.eps, Which::kDecay}, verdict());
+    kernels::fused_adam(lists_of(lists), {lists.exp_avgs, lists.exp_avg_sqs, lists.max_exp_avg_sqs},
+                        {updates, rate_of(group, device)}, {s.beta1, s.beta2, s.weight_decay, s.eps, Which::kDecay},
+                        verdict());
     counts().counted_on(updates);
     if (!verdict().skip.defined()) return;
     for (const at::Tensor& parameter : lists.own()) {

@@ -14,7 +14,7 @@ namespace {
 
 /// Tensors of one call, element i of each list belonging together.
 struct Lists {
-  std::vector<at::Tensor> parameters, copies, gradients, averages;
+  std::vector<at::Tensor> parameters, copies, gradients, momenta, followers;
   /// The model's own.
   const std::vector<at::Tensor>& own() const { return copies.empty() ? parameters : copies; }
 };
@@ -47,17 +47,17 @@ class FusedLion final : public FusedUpdate {
       lists.parameters.push_back(updated);
       if (!updated.is_same(parameter)) lists.copies.push_back(parameter);
       lists.gradients.push_back(parameter.grad());
-      lists.averages.push_back(average_of(parameter));
+      lists.momenta.push_back(momentum_of(parameter));
+      lists.followers.push_back(average_of(parameter));
     }
     for (auto& [kind, lists] : calls) {
-      kernels::fused_lion({lists.parameters, lists.gradients, lists.copies, draws_for(lists.own().front())},
-                          lists.averages, rate_of(group, lists.parameters.front().device()),
+      kernels::fused_lion(lists_of(lists), lists.momenta, rate_of(group, lists.parameters.front().device()),
                           {beta1, beta2, options.weight_decay()}, verdict());
     }
   }
 
   /// Beginning with 0 is the same whether or not the first update is left out.
-  at::Tensor average_of(const at::Tensor& parameter) {
+  at::Tensor momentum_of(const at::Tensor& parameter) {
     auto& states = optimizer_.state();
     auto found = states.find(parameter.unsafeGetTensorImpl());
     if (found == states.end()) {

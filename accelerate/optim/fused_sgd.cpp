@@ -18,7 +18,7 @@ using State = torch::optim::SGDParamState;
 
 /// Tensors of one kernel call, element i of each list belonging together.
 struct Lists {
-  std::vector<at::Tensor> parameters, copies, gradients, momentum_buffers;
+  std::vector<at::Tensor> parameters, copies, gradients, momentum_buffers, followers;
   /// The model's own.
   const std::vector<at::Tensor>& own() const { return copies.empty() ? parameters : copies; }
 };
@@ -66,6 +66,7 @@ class FusedSgd final : public FusedUpdate {
       if (!updated.is_same(parameter)) lists.copies.push_back(parameter);
       lists.gradients.push_back(parameter.grad());
       if (momentum) lists.momentum_buffers.push_back(std::move(buffer));
+      lists.followers.push_back(average_of(parameter));
     }
     for (auto& [key, lists] : calls) {
       const bool first = !key.first;
@@ -81,7 +82,7 @@ class FusedSgd final : public FusedUpdate {
     }
   }
 
-  void run_on_device(const Group& group, const Lists& lists, bool first) {
+  void run_on_device(const Group& group, Lists& lists, bool first) {
     const auto& options = static_cast<const Options&>(group.options.options());
     const c10::Device device = lists.parameters.front().device();
     if (first) {
@@ -92,8 +93,7 @@ class FusedSgd final : public FusedUpdate {
     if (options.momentum() != 0 && options.dampening() != 0) {
       clock.updates = first ? at::zeros({}, at::TensorOptions(at::kLong).device(device)) : counts().of(1, device);
     }
-    kernels::fused_sgd({lists.parameters, lists.gradients, lists.copies, draws_for(lists.own().front())},
-                       lists.momentum_buffers, clock,
+    kernels::fused_sgd(lists_of(lists), lists.momentum_buffers, clock,
                        {options.momentum(), options.dampening(), options.weight_decay(),
                         options.nesterov() ? kernels::Momentum::kNesterov : kernels::Momentum::kPlain},
                        verdict());

@@ -5,6 +5,8 @@
 
 #include <unordered_set>
 
+#include "accelerate/optim/ema_core.h"
+
 namespace accelerate::internal {
 namespace {
 
@@ -61,6 +63,15 @@ bool FusedUpdate::takes_verdict(c10::Device device) const {
     }
   }
   return some && takes_everything();
+}
+
+at::Tensor FusedUpdate::average_of(const at::Tensor& parameter) {
+  if (averages() == nullptr || !on_device(parameter)) return {};
+  return averages()->average_beside(parameter, updated(parameter));
+}
+
+kernels::Following FusedUpdate::following(std::vector<at::Tensor>& followers) {
+  return averages() == nullptr ? kernels::Following() : averages()->following(followers);
 }
 
 const at::Tensor& FusedUpdate::rate_of(const Group& group, c10::Device device) {

@@ -6,8 +6,10 @@
 #include <cstdint>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "accelerate/optim/device_counters.h"
+#include "accelerate/optim/kernels/operators.h"
 #include "accelerate/optim/update.h"
 #include "accelerate/optim/wide_parameters.h"
 
@@ -89,6 +91,13 @@ class FusedUpdate : public Update {
            (parameter.is_cuda() || options_.counters == Counters::kOnDevice || has_master(parameter) ||
             is_rounded(parameter) || library_is_wrong(parameter.scalar_type()));
   }
+  /// The average that the kernel writes beside what it updates of `parameter`; undefined: none. Once in a step.
+  at::Tensor average_of(const at::Tensor& parameter);
+  /// What the operator takes of parameters of one kind. `l` has its lists.
+  template <class OfOneCall>
+  kernels::Lists lists_of(OfOneCall& l) {
+    return {l.parameters, l.gradients, l.copies, draws_for(l.own().front()), following(l.followers)};
+  }
   const at::Tensor& rate_of(const Group& group, c10::Device device);
   DeviceCounts& counts() { return counts_; }
   const Verdict& verdict() const { return verdict_; }
@@ -97,6 +106,7 @@ class FusedUpdate : public Update {
 
  private:
   bool takes_everything() const;
+  kernels::Following following(std::vector<at::Tensor>& followers);
   void step_all(const Verdict& verdict);
 
   at::ScalarType state_dtype(const at::Tensor& parameter) const {

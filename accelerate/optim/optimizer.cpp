@@ -8,6 +8,7 @@
 #include <unordered_set>
 
 #include "accelerate/core/error.h"
+#include "accelerate/optim/ema_core.h"
 #include "accelerate/optim/scaled_gradients.h"
 #include "accelerate/optim/update.h"
 #include "accelerate/optim/update_outcomes.h"
@@ -23,6 +24,30 @@ namespace internal {
 namespace {
 
 std::type_index type_of(const torch::optim::Optimizer& optimizer) { return typeid(optimizer); }
+
+/// Averages that follow one step, which ends with `finish()` or with an error.
+class FollowedStep {
+ public:
+  FollowedStep(std::shared_ptr<EmaCore> averages, Update& update) : averages_(std::move(averages)), update_(update) {
+    averages_->begin_step();
+    update_.be_followed_by(averages_.get());
+  }
+  FollowedStep(const FollowedStep&) = delete;
+  FollowedStep& operator=(const FollowedStep&) = delete;
+  ~FollowedStep() {
+    update_.be_followed_by(nullptr);
+    if (!finished_) averages_->abandon_step();
+  }
+  void finish(const StepResult& result) {
+    averages_->end_step(result);
+    finished_ = true;
+  }
+
+ private:
+  std::shared_ptr<EmaCore> averages_;
+  Update& update_;
+  bool finished_ = false;
+};
 
 }  // namespace
 
@@ -72,7 +97,11 @@ StepResult OptimizerCore::step_once(const std::function<at::Tensor()>& closure) 
                       .expected = "step() after accelerator.backward(loss)",
                       .remedy = "Choose a .mixed_precision that scales no loss, or another optimizer"});
   }
+  const std::shared_ptr<EmaCore> averages = averages_.lock();
+  if (averages) averages->require_weights("optimizer.step");
   const bool due = sync_->sync_gradients();
+  std::optional<FollowedStep> followed;
+  if (averages && due) followed.emplace(averages, *update_);
   if (due && !closure && hooks_.before_update) hooks_.before_update();
   if (sync_->in_window()) last_window_ = sync_->window();
   if (!due) {
@@ -85,6 +114,7 @@ StepResult OptimizerCore::step_once(const std::function<at::Tensor()>& closure) 
   last_step_ = last_due_ = update(closure);
   if (!last_step_->known()) unresolved_ = Unresolved{.result = *last_step_};
   if (hooks_.gradients_spent) hooks_.gradients_spent();
+  if (followed) followed->finish(*last_step_);
   if (hooks_.stepped) hooks_.stepped(*this);
   return *last_step_;
 }
@@ -160,6 +190,18 @@ void OptimizerCore::update_with(const UpdateOptions& options) {
 }
 
 UpdateOptions OptimizerCore::update_options() const { return *update_options_; }
+
+void OptimizerCore::lead(const std::shared_ptr<EmaCore>& averages) {
+  const std::shared_ptr<EmaCore> others = averages_.lock();
+  if (others != nullptr && others != averages) {
+    throw UsageError({.place = "Ema::follow",
+                      .what = "Another Ema follows this optimizer by itself",
+                      .got = "a second one",
+                      .expected = "one that its kernels write",
+                      .remedy = "Call update(optimizer.step()) of this one"});
+  }
+  averages_ = averages;
+}
 
 const at::Tensor* OptimizerCore::master_of(const at::Tensor& parameter) const { return update_->master_of(parameter); }
 

@@ -28,6 +28,7 @@ struct ZeroGradOptions {
 
 namespace internal {
 
+class EmaCore;
 class MemoryOwners;
 class OptimizerCore;
 class ScaledGradients;
@@ -85,6 +86,9 @@ class OptimizerCore {
   /// From the next step on. Masters begin with the parameters as they are.
   void update_with(const UpdateOptions& options);
   UpdateOptions update_options() const;
+  /// These averages follow each step, as long as they live. Throws UsageError where others do.
+  void lead(const std::shared_ptr<EmaCore>& averages);
+  bool leads() const { return !averages_.expired(); }
   /// The float32 that a parameter is the rounded copy of; null: it has none, or none yet.
   const at::Tensor* master_of(const at::Tensor& parameter) const;
 
@@ -119,6 +123,7 @@ class OptimizerCore {
   SetOptimizerMode set_mode_;
   std::unique_ptr<const UpdateOptions> update_options_;
   std::unique_ptr<Update> update_;
+  std::weak_ptr<EmaCore> averages_;           ///< that follow each step
   std::shared_ptr<ScaledGradients> scaled_;   ///< null: losses are not scaled
   std::type_index type_;                      ///< of *inner_, when this was built
   std::unique_ptr<UpdateOutcomes> outcomes_;  ///< null: the device has decided about no update

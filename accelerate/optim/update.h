@@ -13,6 +13,7 @@ class Optimizer;
 
 namespace accelerate::internal {
 
+class EmaCore;
 class MasterWeights;
 
 /// Computes the gradients anew and returns the loss.
@@ -49,6 +50,15 @@ class Update {
   /// The float32 that a parameter of 16 bits is the rounded copy of, to be read or written: what is written here is the
   /// parameter's after the next update. Null: it has none, or none yet.
   virtual const at::Tensor* master_of(const at::Tensor&) const { return nullptr; }
+
+  /// Averages that kernels of the next step may write; null: none. Borrowed.
+  void be_followed_by(EmaCore* averages) { averages_ = averages; }
+
+ protected:
+  EmaCore* averages() const { return averages_; }
+
+ private:
+  EmaCore* averages_ = nullptr;
 };
 
 /// Where learning rates and counts of updates are kept for the kernels.

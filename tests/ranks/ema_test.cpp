@@ -41,7 +41,8 @@ TEST_P(EmaOfRanks, AreEqualBitForBitAndCountUpdates) {
     Accelerator accelerator(rank.options({.gradient_accumulation_steps = accumulation}));
     Net& net = nets[static_cast<size_t>(rank.rank())];
     auto [model, optimizer] = accelerator.prepare(net, torch::optim::AdamW(net->parameters(), 0.05));
-    Ema ema(model, {.decay = 0.7, .use_ema_warmup = true});
+    Ema ema(model, {.decay = 0.7, .use_ema_warmup = true}), by_itself(model, {.decay = 0.7, .use_ema_warmup = true});
+    by_itself.follow(optimizer);
     int64_t updates = 0;
     for (int64_t micro = 0; micro < 9; ++micro) {
       auto window = accelerator.accumulate(model);
@@ -50,6 +51,16 @@ TEST_P(EmaOfRanks, AreEqualBitForBitAndCountUpdates) {
       optimizer.zero_grad();
     }
     EXPECT_EQ(updates, 9 / accumulation);
+    EXPECT_EQ(by_itself.optimization_step(), updates);
+    {
+      at::Tensor averages;
+      {
+        const auto swapped = by_itself.apply();
+        averages = flat(net->parameters());
+      }
+      const auto swapped = ema.apply();
+      EXPECT_TRUE(torch::equal(averages, flat(net->parameters())));
+    }
     const at::Tensor weights = flat(net->parameters());
     {
       const auto swapped = ema.apply();

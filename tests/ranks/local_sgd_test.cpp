@@ -242,6 +242,43 @@ TEST(LocalSGD, CallsThatCannotBeMeantAreErrors) {
                                                               .remedy = "new LocalSGD"}));
 }
 
+/// Averages would follow what is not yet the mean of all.
+TEST(LocalSGD, AnEmaThatFollowsByItselfIsRefused) {
+  for (const int64_t ranks : {1, 2}) {
+    ddp::on_ranks(ranks, [&](const Rank& rank) {
+      Accelerator accelerator(rank.options());
+      ddp::Mlp net(1);
+      auto model = accelerator.prepare(net);
+      auto optimizer = accelerator.prepare(torch::optim::SGD(net->parameters(), 0.2));
+      const auto ends = [&](std::optional<accelerate::Ema>& ema, accelerate::ErrorText words) {
+        LocalSGD local(accelerator, model, {.local_sgd_steps = 2});
+        ema.emplace(model);
+        ema->follow(optimizer);
+        train_step(accelerator, model, optimizer, ddp::inputs(rank.rank(), 1));
+        local.step();
+        if (ranks == 1) return local.step();
+        EXPECT_THAT([&] { local.step(); }, ThrowsError<UsageError>(words));
+        ema.reset();
+        local.finish();
+      };
+      const accelerate::ErrorText words{.place = "LocalSGD",
+                                        .what = "before its weights are those of all processes",
+                                        .got = "an Ema with follow(optimizer)",
+                                        .expected = "updated after local.step()",
+                                        .remedy = "local.step(); ema.update(result);"};
+      std::optional<accelerate::Ema> ema;
+      ends(ema, words);
+      ema.emplace(model);
+      ema->follow(optimizer);
+      if (ranks == 1) {
+        LocalSGD(accelerator, model, {}).finish();
+      } else {
+        EXPECT_THAT([&] { LocalSGD(accelerator, model, {}).finish(); }, ThrowsError<UsageError>(words));
+      }
+    });
+  }
+}
+
 /// An exception leaves without an exchange that the others do not make.
 TEST(LocalSGD, AnExceptionDoesNotAverage) {
   ddp::on_ranks(2, [](const Rank& rank) {

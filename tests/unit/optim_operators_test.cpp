@@ -340,8 +340,8 @@ TEST(UpdateOperators, RefuseWhatDoesNotFitTogether) {
 
 TEST(UpdateOperators, AreKnownToTheDispatcherWithTheirAliases) {
   kernels::fused_lion({{}, {}}, {}, rate(1), {0.9, 0.99, 0}, {});
-  for (const char* name :
-       {"fused_adam_", "fused_adamw_", "fused_sgd_", "fused_lion_", "scale_", "fused_ema_", "publish_update_"}) {
+  for (const char* name : {"fused_adam_", "fused_adamw_", "fused_sgd_", "fused_lion_", "scale_", "fused_ema_",
+                           "follow_weights_", "publish_update_"}) {
     const auto found = c10::Dispatcher::singleton().findSchema({std::string("accelerate::") + name, ""});
     ASSERT_TRUE(found.has_value()) << name;
     EXPECT_TRUE(found->schema().is_mutable()) << name;

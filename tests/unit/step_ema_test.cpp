@@ -10,8 +10,8 @@ using accelerate::EmaOptions;
 using accelerate::EmaUpdate;
 using testing::IsEmpty;
 
-/// Where `update` is called.
-enum class Called { kInTheWindow, kAfterTheStep };
+/// Where `update` is called; by the optimizer after `follow`.
+enum class Called { kInTheWindow, kAfterTheStep, kByTheOptimizer };
 
 struct Case {
   EmaOptions options;
@@ -56,6 +56,7 @@ Trained train(const Case& one, bool captured) {
   ema.core()->count_with(accelerate::internal::Counters::kOnDevice);
   Written begin;
   ema.save(begin);
+  if (one.called == Called::kByTheOptimizer) ema.follow(optimizer);
   std::vector<EmaUpdate> updates;
   for (int i = 0; i < one.steps; ++i) {
     const auto x = randn({8, 12}), y = labels_of(8);
@@ -67,9 +68,9 @@ Trained train(const Case& one, bool captured) {
       if (std::string_view(one.precision) == "fp16") accelerator.clip_grad_norm_(model, {.max_norm = 0.5});
       const auto result = optimizer.step();
       optimizer.zero_grad();
-      updates.push_back(ema.update(result));
+      if (one.called != Called::kByTheOptimizer) updates.push_back(ema.update(result));
     };
-    if (one.called == Called::kInTheWindow) {
+    if (one.called != Called::kAfterTheStep) {
       auto window = accelerator.accumulate(model);
       step();
     } else {
@@ -149,7 +150,33 @@ TEST_F(StepEma, AveragesMayFollowAfterTheStepHasEnded) {
   }
 }
 
+TEST_F(StepEma, AveragesThatFollowTheOptimizerAreReplayedWithIt) {
+  for (const auto& [name, options] : kPhases) {
+    for (const char* precision : {"no", "bf16", "fp16", "bf16_master", "bf16_stochastic"}) {
+      for (const bool spoil : {false, true}) {
+        SCOPED_TRACE(std::string(name) + ", " + precision + (spoil ? ", spoilt" : ""));
+        if (spoil && std::string_view(precision) != "fp16") continue;
+        Case one{.options = options, .precision = precision, .spoil = spoil, .called = Called::kByTheOptimizer};
+        const Trained followed = expect_same(one);
+        expect_all_replayed(followed.report);
+        EXPECT_GE(followed.report.replayed, 30);
+        EXPECT_EQ(followed.updates, spoil ? 34 : 40);
+        one.called = Called::kInTheWindow;
+        const Trained called = train(one, false);
+        for (size_t i = 0; i < called.averages.size(); ++i) {
+          EXPECT_TRUE(called.averages[i].equal(followed.averages[i])) << "average " << i;
+          EXPECT_TRUE(called.weights[i].equal(followed.weights[i])) << "weight " << i;
+        }
+      }
+    }
+  }
+}
+
 TEST_F(StepEma, ALoadInBetweenIsFollowed) {
+  const Trained by_itself = expect_same(
+      {.options = {.decay = 0.95, .use_ema_warmup = true}, .called = Called::kByTheOptimizer, .loads_before = 20});
+  EXPECT_EQ(by_itself.updates, 20);
+  EXPECT_LE(by_itself.report.fallbacks, 1) << by_itself.report.last_fallback;
   const Trained trained = expect_same({.options = {.decay = 0.95, .use_ema_warmup = true}, .loads_before = 20});
   EXPECT_EQ(trained.updates, 20);
   EXPECT_EQ(trained.decays[20], 0) << "the first one copies";

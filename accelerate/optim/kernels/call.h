@@ -2,11 +2,26 @@
 
 #include <cstdint>
 
+#include "accelerate/optim/kernels/element.h"
+
 // One call of an update operator as raw memory; what `.cu` files see of it.
 
 namespace accelerate::internal::kernels {
 
 enum class Number { kFloat, kDouble, kHalf, kBFloat16 };
+
+/// What all calls of one update of averages follow.
+struct EmaClock {
+  int64_t* updates = nullptr;   ///< made so far; counts on, unless skipped; null: a call before has counted
+  double* kept = nullptr;       ///< becomes the share that this update keeps, unless skipped
+  const float* skip = nullptr;  ///< not 0: nothing changes
+
+  ACCELERATE_HOST_DEVICE void count(const EmaDecay& decay) const {
+    if (updates == nullptr || (skip != nullptr && *skip != 0)) return;
+    *updates += 1;
+    *kept = decay.of(*updates);
+  }
+};
 
 /// All pointers are of the device that computes. A null one stands for what the caller has not.
 struct Call {
@@ -15,13 +30,15 @@ struct Call {
                          ///< or is of it itself and rounded stochastically
   int64_t tensors;       ///< how many
   const int64_t* sizes;  ///< elements of each
-  void* const* arrays;   ///< parameter, gradient, state, copy of each, one tensor after the other
+  void* const* arrays;   ///< parameter, gradient, state, copy, average of each, one tensor after the other
   const double* lr;
   int64_t* updates;     ///< applied so far; counts on with this call, unless it is skipped
   double* progress;     ///< room for two numbers between the kernels of a call
   const float* factor;  ///< of the gradients, which are written back
   const float* skip;    ///< not 0: only gradients change
   int64_t* draws;       ///< stochastic rounding: a seed, and how often was drawn, counted on; null: to nearest
+  EmaClock averages;    ///< which are of float32, float64 for float64, or null; without `kept` there are none at all
+  EmaDecay decay;       ///< of the averages, where this call counts
 };
 
 /// Tensors times one number; nothing at all if that is 1.
@@ -42,13 +59,6 @@ struct NormCall {
   const float* factor;   ///< of the gradients before their norm is taken
   void* norm;            ///< one number
   float* found;          ///< one number, 0 before: becomes 1 if an element is not finite
-};
-
-/// What all calls of one update of averages follow.
-struct EmaClock {
-  int64_t* updates;   ///< made so far; counts on, unless skipped
-  double* kept;       ///< becomes the share that this update keeps, unless skipped
-  const float* skip;  ///< not 0: nothing changes
 };
 
 /// Averages that follow weights, after their clock.

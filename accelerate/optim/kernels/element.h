@@ -204,9 +204,9 @@ enum class EmaRise { kNone, kWarmUp, kRamp };
 
 /// The share that each update of averages keeps. Source: `EMAModel` of diffusers, `get_decay`.
 struct EmaDecay {
-  double decay, min_decay, inv_gamma, power;
-  int64_t update_after_step;
-  EmaRise rise;
+  double decay = 0, min_decay = 0, inv_gamma = 1, power = 1;
+  int64_t update_after_step = 0;
+  EmaRise rise = EmaRise::kNone;
 
   /// Of update number `update`, from 1; 0 copies.
   ACCELERATE_HOST_DEVICE double of(int64_t update) const {

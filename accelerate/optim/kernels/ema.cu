@@ -7,11 +7,7 @@
 namespace accelerate::internal::kernels {
 namespace {
 
-__global__ void count_on(EmaDecay decay, EmaClock clock) {
-  if (clock.skip != nullptr && *clock.skip != 0) return;
-  *clock.updates += 1;
-  *clock.kept = decay.of(*clock.updates);
-}
+__global__ void count_on(EmaDecay decay, EmaClock clock) { clock.count(decay); }
 
 /// Averages of T, weights of G.
 template <class T, class G>

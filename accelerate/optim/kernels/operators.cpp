@@ -64,13 +64,42 @@ bool same_layout(const at::Tensor& a, const at::Tensor& b) {
   return true;
 }
 
+/// The rule as an operator takes it, where the call counts.
+std::vector<double> numbers_of(const Following& following) {
+  if (!following.updates.defined()) return {};
+  const EmaDecay& decay = following.decay;
+  // No count comes near the whole numbers that float64 has not.
+  const auto after = static_cast<double>(std::min(decay.update_after_step, int64_t{1} << 53));
+  return {decay.decay, decay.min_decay, decay.inv_gamma, decay.power, after, static_cast<double>(decay.rise)};
+}
+EmaDecay decay_of(at::ArrayRef<double> numbers) {
+  TORCH_CHECK(numbers.size() == 6, "accelerate: a decay of ", numbers.size(), " numbers, expected 6");
+  return {.decay = numbers[0],
+          .min_decay = numbers[1],
+          .inv_gamma = numbers[2],
+          .power = numbers[3],
+          .update_after_step = static_cast<int64_t>(numbers[4]),
+          .rise = static_cast<EmaRise>(static_cast<int>(numbers[5]))};
+}
+
+/// `Following` as an operator takes it.
+struct Followers {
+  at::TensorList averages;
+  const OptionalTensor& updates;
+  const OptionalTensor& kept;
+  at::ArrayRef<double> decay;
+};
+
 /// Checks the lists and gathers what they point to: parameters, gradients and state of one dtype; with copies of the
 /// parameters these and the gradients are of another one. Where parameters are rounded stochastically, they are, too.
+/// Averages are of what is computed with.
 class Arrays {
  public:
-  explicit Arrays(at::ArrayRef<at::TensorList> lists, at::TensorList copies = {}, const OptionalTensor& draws = {}) {
+  explicit Arrays(at::ArrayRef<at::TensorList> lists, at::TensorList copies = {}, const OptionalTensor& draws = {},
+                  at::TensorList averages = {}) {
     std::vector<at::TensorList> all = lists.vec();
     if (!copies.empty()) all.push_back(copies);
+    if (!averages.empty()) all.push_back(averages);
     const at::TensorList parameters = all.front();
     for (const at::TensorList& list : all) {
       TORCH_CHECK(list.size() == parameters.size(), "accelerate: ", list.size(), " tensors beside ", parameters.size(),
@@ -96,15 +125,23 @@ class Arrays {
       dtype_ = at::kFloat;
       draws_ = draws->mutable_data_ptr<int64_t>();
     }
+    std::vector<at::ScalarType> dtypes(all.size(), dtype_);
+    if (is_rounded) dtypes[0] = gradients_;
+    if (is_rounded || !copies.empty()) dtypes[1] = gradients_;
+    if (!copies.empty()) dtypes[lists.size()] = gradients_;
+    if (!averages.empty()) dtypes.back() = dtype_ == at::kDouble ? at::kDouble : at::kFloat;
     for (size_t t = 0; t < parameters.size(); ++t) {
       TORCH_CHECK(parameters[t].layout() == at::kStrided && parameters[t].is_non_overlapping_and_dense(),
                   "accelerate: parameter ", t, " has gaps or overlaps");
       sizes_.push_back(parameters[t].numel());
       for (size_t l = 0; l < all.size(); ++l) {
         const at::Tensor& one = all[l][t];
-        const bool is_low = (!copies.empty() && (l == 1 || l + 1 == all.size())) || (is_rounded && (l == 0 || l == 1));
-        TORCH_CHECK(one.layout() == at::kStrided && one.device() == device_ &&
-                        one.scalar_type() == (is_low ? gradients_ : dtype_) && same_layout(parameters[t], one),
+        if (!averages.empty() && l + 1 == all.size() && one.numel() == 0) {
+          arrays_.push_back(nullptr);
+          continue;
+        }
+        TORCH_CHECK(one.layout() == at::kStrided && one.device() == device_ && one.scalar_type() == dtypes[l] &&
+                        same_layout(parameters[t], one),
                     "accelerate: a tensor of ", one.scalar_type(), ' ', one.sizes(), " on ", one.device(),
                     " beside parameter ", t, ", of ", dtype_, ' ', parameters[t].sizes(), " on ", device_);
         arrays_.push_back(one.mutable_data_ptr());
@@ -147,7 +184,22 @@ class Arrays {
             .progress = nullptr,
             .factor = number_in<float>(factor, device_, "grad_factor"),
             .skip = number_in<float>(skip, device_, "found_inf"),
-            .draws = draws_};
+            .draws = draws_,
+            .averages = {},
+            .decay = {}};
+  }
+
+  /// The same with averages that follow.
+  Call call(const OptionalTensor& updates, const at::Tensor& lr, const OptionalTensor& factor,
+            const OptionalTensor& skip, const Followers& followers) const {
+    Call call = this->call(updates, lr, factor, skip);
+    if (followers.averages.empty()) return call;
+    call.averages = {.updates = number_in<int64_t>(followers.updates, device_, "average_updates"),
+                     .kept = number_in<double>(followers.kept, device_, "average_kept"),
+                     .skip = call.skip};
+    TORCH_CHECK(call.averages.kept != nullptr, "accelerate: averages without what they keep");
+    if (call.averages.updates != nullptr) call.decay = decay_of(followers.decay);
+    return call;
   }
 
  private:
@@ -162,18 +214,20 @@ class Arrays {
 void adam(Decay decay, at::TensorList parameters, at::TensorList gradients, at::TensorList first, at::TensorList second,
           at::TensorList largest, at::TensorList copies, const at::Tensor& updates, const at::Tensor& lr, double beta1,
           double beta2, double weight_decay, double eps, const OptionalTensor& factor, const OptionalTensor& skip,
-          const OptionalTensor& draws) {
+          const OptionalTensor& draws, const Followers& followers) {
   TORCH_CHECK(updates.defined(), "accelerate: an update without a count");
   if (largest.empty()) {
-    const Arrays arrays({parameters, gradients, first, second}, copies, draws);
+    const Arrays arrays({parameters, gradients, first, second}, copies, draws, followers.averages);
     if (arrays.empty()) return;
     kernels_of(arrays.device())
-        .adam({beta1, beta2, weight_decay, eps, decay}, arrays.call(updates, lr, factor, skip), arrays.device());
+        .adam({beta1, beta2, weight_decay, eps, decay}, arrays.call(updates, lr, factor, skip, followers),
+              arrays.device());
   } else {
-    const Arrays arrays({parameters, gradients, first, second, largest}, copies, draws);
+    const Arrays arrays({parameters, gradients, first, second, largest}, copies, draws, followers.averages);
     if (arrays.empty()) return;
     kernels_of(arrays.device())
-        .amsgrad({beta1, beta2, weight_decay, eps, decay}, arrays.call(updates, lr, factor, skip), arrays.device());
+        .amsgrad({beta1, beta2, weight_decay, eps, decay}, arrays.call(updates, lr, factor, skip, followers),
+                 arrays.device());
   }
 }
 
@@ -181,35 +235,45 @@ template <Decay kDecay>
 void adam_operator(at::TensorList parameters, at::TensorList gradients, at::TensorList first, at::TensorList second,
                    at::TensorList largest, at::TensorList copies, const at::Tensor& updates, const at::Tensor& lr,
                    double beta1, double beta2, double weight_decay, double eps, const OptionalTensor& factor,
-                   const OptionalTensor& skip, const OptionalTensor& draws) {
+                   const OptionalTensor& skip, const OptionalTensor& draws, at::TensorList averages,
+                   const OptionalTensor& average_updates, const OptionalTensor& average_kept,
+                   at::ArrayRef<double> average_decay) {
   adam(kDecay, parameters, gradients, first, second, largest, copies, updates, lr, beta1, beta2, weight_decay, eps,
-       factor, skip, draws);
+       factor, skip, draws, {averages, average_updates, average_kept, average_decay});
 }
 
 void sgd_operator(at::TensorList parameters, at::TensorList gradients, at::TensorList buffers, at::TensorList copies,
                   const OptionalTensor& updates, const at::Tensor& lr, double momentum, double dampening,
                   double weight_decay, bool nesterov, const OptionalTensor& factor, const OptionalTensor& skip,
-                  const OptionalTensor& draws) {
+                  const OptionalTensor& draws, at::TensorList averages, const OptionalTensor& average_updates,
+                  const OptionalTensor& average_kept, at::ArrayRef<double> average_decay) {
   const Momentum kind = nesterov ? Momentum::kNesterov : Momentum::kPlain;
+  const Followers followers{averages, average_updates, average_kept, average_decay};
   if (buffers.empty()) {
-    const Arrays arrays({parameters, gradients}, copies, draws);
+    const Arrays arrays({parameters, gradients}, copies, draws, averages);
     if (arrays.empty()) return;
     kernels_of(arrays.device())
-        .sgd({momentum, dampening, weight_decay, kind}, arrays.call(updates, lr, factor, skip), arrays.device());
+        .sgd({momentum, dampening, weight_decay, kind}, arrays.call(updates, lr, factor, skip, followers),
+             arrays.device());
   } else {
-    const Arrays arrays({parameters, gradients, buffers}, copies, draws);
+    const Arrays arrays({parameters, gradients, buffers}, copies, draws, averages);
     if (arrays.empty()) return;
     kernels_of(arrays.device())
-        .momentum({momentum, dampening, weight_decay, kind}, arrays.call(updates, lr, factor, skip), arrays.device());
+        .momentum({momentum, dampening, weight_decay, kind}, arrays.call(updates, lr, factor, skip, followers),
+                  arrays.device());
   }
 }
 
-void lion_operator(at::TensorList parameters, at::TensorList gradients, at::TensorList averages, at::TensorList copies,
+void lion_operator(at::TensorList parameters, at::TensorList gradients, at::TensorList momenta, at::TensorList copies,
                    const at::Tensor& lr, double beta1, double beta2, double weight_decay, const OptionalTensor& factor,
-                   const OptionalTensor& skip, const OptionalTensor& draws) {
-  const Arrays arrays({parameters, gradients, averages}, copies, draws);
+                   const OptionalTensor& skip, const OptionalTensor& draws, at::TensorList averages,
+                   const OptionalTensor& average_updates, const OptionalTensor& average_kept,
+                   at::ArrayRef<double> average_decay) {
+  const Arrays arrays({parameters, gradients, momenta}, copies, draws, averages);
   if (arrays.empty()) return;
-  kernels_of(arrays.device()).lion({beta1, beta2, weight_decay}, arrays.call({}, lr, factor, skip), arrays.device());
+  const Followers followers{averages, average_updates, average_kept, average_decay};
+  kernels_of(arrays.device())
+      .lion({beta1, beta2, weight_decay}, arrays.call({}, lr, factor, skip, followers), arrays.device());
 }
 
 void round_operator(at::TensorList parameters, at::TensorList values, const at::Tensor& draws) {
@@ -235,19 +299,17 @@ std::tuple<at::Tensor, at::Tensor> norm_operator(at::TensorList gradients, const
   return {norm, found};
 }
 
-void ema_operator(at::TensorList averages, at::TensorList weights, const at::Tensor& updates, double decay,
-                  double min_decay, bool use_warmup, double inv_gamma, double power, bool ramp_up,
-                  int64_t update_after_step, const OptionalTensor& skip) {
-  TORCH_CHECK(updates.defined(), "accelerate: averages without a count");
+/// Of one pair of dtypes.
+struct EmaKind {
+  Number average, weight;
+  std::vector<int64_t> sizes = {};
+  std::vector<void*> arrays = {};
+};
+
+std::vector<EmaKind> kinds_of(at::TensorList averages, at::TensorList weights, c10::Device device) {
   TORCH_CHECK(averages.size() == weights.size(), "accelerate: ", weights.size(), " weights beside ", averages.size(),
               " averages");
-  const c10::Device device = updates.device();
-  struct Kind {
-    Number average, weight;
-    std::vector<int64_t> sizes = {};
-    std::vector<void*> arrays = {};
-  };
-  std::vector<Kind> kinds;
+  std::vector<EmaKind> kinds;
   for (size_t t = 0; t < averages.size(); ++t) {
     const at::Tensor &average = averages[t], &weight = weights[t];
     TORCH_CHECK(average.device() == device && can_follow(average, weight), "accelerate: average ", t, ", of ",
@@ -255,20 +317,18 @@ void ema_operator(at::TensorList averages, at::TensorList weights, const at::Ten
                 weight.scalar_type(), ' ', weight.sizes(), " on ", weight.device(), " beside a count on ", device);
     const Number of_average = number_of(average.scalar_type()), of_weight = number_of(weight.scalar_type());
     auto kind = std::find_if(kinds.begin(), kinds.end(),
-                             [&](const Kind& one) { return one.average == of_average && one.weight == of_weight; });
-    if (kind == kinds.end()) kind = kinds.insert(kind, Kind{.average = of_average, .weight = of_weight});
+                             [&](const EmaKind& one) { return one.average == of_average && one.weight == of_weight; });
+    if (kind == kinds.end()) kind = kinds.insert(kind, EmaKind{.average = of_average, .weight = of_weight});
     kind->sizes.push_back(average.numel());
     kind->arrays.push_back(average.mutable_data_ptr());
     kind->arrays.push_back(const_cast<void*>(weight.const_data_ptr()));  // only read
   }
+  return kinds;
+}
+
+void follow(const std::vector<EmaKind>& kinds, const EmaClock& clock, c10::Device device) {
   const DeviceKernels& kernels = kernels_of(device);
-  const at::Tensor kept = at::empty({}, at::TensorOptions(at::kDouble).device(device));
-  const EmaClock clock{.updates = number_in<int64_t>(updates, device, "updates"),
-                       .kept = kept.mutable_data_ptr<double>(),
-                       .skip = number_in<float>(skip, device, "found_inf")};
-  const EmaRise rise = use_warmup ? EmaRise::kWarmUp : ramp_up ? EmaRise::kRamp : EmaRise::kNone;
-  kernels.count_ema({decay, min_decay, inv_gamma, power, update_after_step, rise}, clock, device);
-  for (const Kind& kind : kinds) {
+  for (const EmaKind& kind : kinds) {
     kernels.ema({.average = kind.average,
                  .weight = kind.weight,
                  .tensors = static_cast<int64_t>(kind.sizes.size()),
@@ -278,6 +338,30 @@ void ema_operator(at::TensorList averages, at::TensorList weights, const at::Ten
                  .skip = clock.skip},
                 device);
   }
+}
+
+void ema_operator(at::TensorList averages, at::TensorList weights, const at::Tensor& updates, double decay,
+                  double min_decay, bool use_warmup, double inv_gamma, double power, bool ramp_up,
+                  int64_t update_after_step, const OptionalTensor& skip) {
+  TORCH_CHECK(updates.defined(), "accelerate: averages without a count");
+  const c10::Device device = updates.device();
+  const std::vector<EmaKind> kinds = kinds_of(averages, weights, device);
+  const at::Tensor kept = at::empty({}, at::TensorOptions(at::kDouble).device(device));
+  const EmaClock clock{.updates = number_in<int64_t>(updates, device, "updates"),
+                       .kept = kept.mutable_data_ptr<double>(),
+                       .skip = number_in<float>(skip, device, "found_inf")};
+  const EmaRise rise = use_warmup ? EmaRise::kWarmUp : ramp_up ? EmaRise::kRamp : EmaRise::kNone;
+  kernels_of(device).count_ema({decay, min_decay, inv_gamma, power, update_after_step, rise}, clock, device);
+  follow(kinds, clock, device);
+}
+
+void follow_operator(at::TensorList averages, at::TensorList weights, const at::Tensor& kept,
+                     const OptionalTensor& skip) {
+  TORCH_CHECK(kept.defined(), "accelerate: averages without what they keep");
+  const c10::Device device = kept.device();
+  follow(kinds_of(averages, weights, device),
+         {.kept = number_in<double>(kept, device, "kept"), .skip = number_in<float>(skip, device, "found_inf")},
+         device);
 }
 
 void publish_operator(const at::Tensor& number, const at::Tensor& outcomes, const OptionalTensor& skip,
@@ -314,18 +398,18 @@ bool await_operator(const at::Tensor& number, const at::Tensor& outcomes, int64_
 class Library {
  public:
   Library() : library_(torch::Library::FRAGMENT, "accelerate", std::nullopt, __FILE__, __LINE__) {
-    define("fused_adam_", kAdam, adam_operator<Decay::kGradient>);
-    define("fused_adamw_", kAdam, adam_operator<Decay::kDecoupled>);
+    define("fused_adam_", std::string(kAdam) + kOfAll, adam_operator<Decay::kGradient>);
+    define("fused_adamw_", std::string(kAdam) + kOfAll, adam_operator<Decay::kDecoupled>);
     define("fused_sgd_",
-           "(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] momentum_buffers, "
-           "Tensor(d!)[] param_copies, Tensor(e!)? updates, Tensor lr, "
-           "float momentum, float dampening, float weight_decay, bool nesterov, Tensor? grad_factor, "
-           "Tensor? found_inf, Tensor(z!)? rounding_draws) -> ()",
+           std::string("(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] momentum_buffers, "
+                       "Tensor(d!)[] param_copies, Tensor(e!)? updates, Tensor lr, "
+                       "float momentum, float dampening, float weight_decay, bool nesterov, ") +
+               kOfAll,
            sgd_operator);
     define("fused_lion_",
-           "(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor(d!)[] param_copies, "
-           "Tensor lr, float beta1, float beta2, "
-           "float weight_decay, Tensor? grad_factor, Tensor? found_inf, Tensor(z!)? rounding_draws) -> ()",
+           std::string("(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor(d!)[] param_copies, "
+                       "Tensor lr, float beta1, float beta2, float weight_decay, ") +
+               kOfAll,
            lion_operator);
     define("round_stochastically_", "(Tensor(a!)[] params, Tensor[] values, Tensor(b!) draws) -> ()", round_operator);
     define("scale_", "(Tensor(a!)[] tensors, Tensor factor) -> ()", scale_operator);
@@ -335,6 +419,8 @@ class Library {
         "(Tensor(a!)[] averages, Tensor[] weights, Tensor(b!) updates, float decay, float min_decay, bool "
         "use_ema_warmup, float inv_gamma, float power, bool ramp_up, int update_after_step, Tensor? found_inf) -> ()",
         ema_operator);
+    define("follow_weights_", "(Tensor(a!)[] averages, Tensor[] weights, Tensor kept, Tensor? found_inf) -> ()",
+           follow_operator);
     define("publish_update_", "(Tensor(a!) number, Tensor(b!) outcomes, Tensor? found_inf, Tensor(c!)? kept) -> ()",
            publish_operator);
     define("await_update", "(Tensor number, Tensor outcomes, int update) -> bool", await_operator);
@@ -344,8 +430,11 @@ class Library {
   static constexpr const char* kAdam =
       "(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor(d!)[] exp_avg_sqs, "
       "Tensor(e!)[] max_exp_avg_sqs, Tensor(f!)[] param_copies, Tensor(g!) updates, Tensor lr, float beta1, float "
-      "beta2, float weight_decay, "
-      "float eps, Tensor? grad_factor, Tensor? found_inf, Tensor(z!)? rounding_draws) -> ()";
+      "beta2, float weight_decay, float eps, ";
+  /// What every update takes.
+  static constexpr const char* kOfAll =
+      "Tensor? grad_factor, Tensor? found_inf, Tensor(z!)? rounding_draws, Tensor(y!)[] averages, "
+      "Tensor(x!)? average_updates, Tensor(w!)? average_kept, float[] average_decay) -> ()";
 
   template <class Function>
   void define(const char* name, const std::string& arguments, Function* function) {
@@ -380,7 +469,8 @@ void fused_adam(const Lists& lists, const Moments& moments, const Clock& clock, 
   (numbers.decay == Decay::kDecoupled ? decoupled : coupled)
       .call(lists.parameters, lists.gradients, moments.first, moments.second, moments.largest, lists.copies,
             clock.updates, clock.lr, numbers.beta1, numbers.beta2, numbers.weight_decay, numbers.eps,
-            given(verdict.factor), given(verdict.skip), given(lists.draws));
+            given(verdict.factor), given(verdict.skip), given(lists.draws), lists.following.averages,
+            given(lists.following.updates), given(lists.following.kept), numbers_of(lists.following));
 }
 
 void fused_sgd(const Lists& lists, at::TensorList buffers, const Clock& clock, const Sgd<1>& numbers,
@@ -388,14 +478,17 @@ void fused_sgd(const Lists& lists, at::TensorList buffers, const Clock& clock, c
   static const auto found = find<decltype(sgd_operator)>("accelerate::fused_sgd_");
   found.call(lists.parameters, lists.gradients, buffers, lists.copies, given(clock.updates), clock.lr, numbers.momentum,
              numbers.dampening, numbers.weight_decay, numbers.kind == Momentum::kNesterov, given(verdict.factor),
-             given(verdict.skip), given(lists.draws));
+             given(verdict.skip), given(lists.draws), lists.following.averages, given(lists.following.updates),
+             given(lists.following.kept), numbers_of(lists.following));
 }
 
 void fused_lion(const Lists& lists, at::TensorList averages, const at::Tensor& lr, const Lion& numbers,
                 const Verdict& verdict) {
   static const auto found = find<decltype(lion_operator)>("accelerate::fused_lion_");
   found.call(lists.parameters, lists.gradients, averages, lists.copies, lr, numbers.beta1, numbers.beta2,
-             numbers.weight_decay, given(verdict.factor), given(verdict.skip), given(lists.draws));
+             numbers.weight_decay, given(verdict.factor), given(verdict.skip), given(lists.draws),
+             lists.following.averages, given(lists.following.updates), given(lists.following.kept),
+             numbers_of(lists.following));
 }
 
 void round_stochastically(at::TensorList parameters, at::TensorList values, const at::Tensor& draws) {
@@ -426,6 +519,11 @@ void fused_ema(const Averages& lists, const at::Tensor& updates, const EmaDecay&
   static const auto found = find<decltype(ema_operator)>("accelerate::fused_ema_");
   found.call(lists.averages, lists.weights, updates, decay.decay, decay.min_decay, decay.rise == EmaRise::kWarmUp,
              decay.inv_gamma, decay.power, decay.rise == EmaRise::kRamp, decay.update_after_step, given(skip));
+}
+
+void follow_weights(const Averages& lists, const at::Tensor& kept, const at::Tensor& skip) {
+  static const auto found = find<decltype(follow_operator)>("accelerate::follow_weights_");
+  found.call(lists.averages, lists.weights, kept, given(skip));
 }
 
 void publish_update(const at::Tensor& number, const at::Tensor& outcomes, const OptionalTensor& skip,

@@ -14,6 +14,18 @@
 
 namespace accelerate::internal::kernels {
 
+/// Averages that follow the parameters of one call of an update, element i of each list belonging together.
+struct Following {
+  /// Empty, or of float32, of float64 for parameters of that; each follows what its parameter becomes. One without
+  /// elements stands for none.
+  at::TensorList averages = {};
+  /// int64, one element: updates of averages made so far, counted on with this call unless it is skipped. Undefined:
+  /// another call of the same update has counted.
+  at::Tensor updates = {};
+  at::Tensor kept = {};  ///< float64, one element: what this update keeps; written by the call that counts, read by all
+  EmaDecay decay = {};
+};
+
 /// The tensors of one call, element i of each list belonging together: of one device and dtype, dense, of equal sizes
 /// and strides.
 struct Lists {
@@ -26,6 +38,7 @@ struct Lists {
   /// bfloat16, the state is of float32, and parameters are rounded stochastically, with numbers that follow from these
   /// two alone: replicas with equal draws stay equal.
   at::Tensor draws = {};
+  Following following = {};
 };
 
 /// `lr`: float64, one element. `updates`: int64, one element; the updates of these parameters so far, counted on.
@@ -75,6 +88,8 @@ bool can_follow(const at::Tensor& average, const at::Tensor& weight);
 /// One pass. `updates` (int64, one element, of the averages' device) are those made so far: counted on, and what this
 /// one keeps follows from it. `skip` as in `Verdict`. Throws c10::Error for tensors that do not fit together.
 void fused_ema(const Averages& lists, const at::Tensor& updates, const EmaDecay& decay, const at::Tensor& skip = {});
+/// The same for what an update that averages follow left over: it has counted, and keeps `kept` (see `Following`).
+void follow_weights(const Averages& lists, const at::Tensor& kept, const at::Tensor& skip = {});
 
 /// Has the device count `number` (int64, one element) on and write it, then whether the update was skipped, into
 /// `outcomes`: {number, 1 or 0}, int64 on the host, pinned for CUDA; the same 1 or 0 into `kept` (float32, one element

@@ -11,6 +11,7 @@ namespace {
 template <class Rule>
 __global__ void count_on(Rule rule, Call call) {
   if (call.draws != nullptr) call.draws[1] += 1;
+  call.averages.count(call.decay);
   if (call.updates == nullptr) return;
   if (call.skip != nullptr && *call.skip != 0) return;
   *call.updates += 1;
@@ -34,21 +35,26 @@ __host__ __device__ constexpr bool is_wide(int a) {
   return a != 1 && !(kRounds && a == 0);
 }
 
-template <class T, class G, class Rule, bool kRounds>
+/// What is there beside parameters, gradients and state.
+enum class Beside { kNothing, kAverages };
+
+template <class T, class G, class Rule, bool kRounds, Beside kBeside>
 __host__ __device__ constexpr int arrays_of() {
-  return Rule::kArrays + (!std::is_same_v<T, G> && !kRounds);
+  return Rule::kArrays + (!std::is_same_v<T, G> && !kRounds) + (kBeside == Beside::kAverages);
 }
 
 /// One element, of memory or of registers. `x` has the parameter and the state; x[1] is not looked at, and neither is
 /// x[0] where parameters are rounded stochastically: then `copy` is the parameter.
-template <class T, class G, class Rule, bool kRounds>
+template <class T, class G, class Rule, bool kRounds, Beside kBeside>
 struct Worker {
   using Real = typename Wide<T>::type;
   typename Rule::template Element<Real> element;
   Real factor;
   bool scales, skips;
+  Average<Real> next;
+  bool follows = false;  ///< there is an average
 
-  __device__ void operator()(T* const* x, G* gradient, G* copy, int i, uint32_t word) const {
+  __device__ void operator()(T* const* x, G* gradient, G* copy, Real* average, int i, uint32_t word) const {
     Real values[Rule::kArrays];
     for (int a = 0; a < Rule::kArrays; ++a) {
       if (is_wide<kRounds>(a)) values[a] = static_cast<Real>(x[a][i]);
@@ -70,16 +76,25 @@ struct Worker {
     } else if constexpr (!std::is_same_v<T, G>) {
       copy[i] = static_cast<G>(values[0]);
     }
+    if (kBeside == Beside::kAverages && follows) {
+      // What was stored, not what it was rounded from.
+      if constexpr (kRounds) {
+        average[i] = next(average[i], static_cast<Real>(copy[i]));
+      } else {
+        average[i] = next(average[i], static_cast<Real>(x[0][i]));
+      }
+    }
   }
 };
 
 /// Parameters and state of T, gradients of G; where that is another, the parameters' copies are of it, too, or, if they
 /// are rounded stochastically, the parameters themselves.
-template <class T, class G, class Rule, bool kRounds>
+template <class T, class G, class Rule, bool kRounds, Beside kBeside>
 __global__ void __launch_bounds__(kThreads)
-    update(const __grid_constant__ Table<arrays_of<T, G, Rule, kRounds>()> table, Rule rule, Call call) {
+    update(const __grid_constant__ Table<arrays_of<T, G, Rule, kRounds, kBeside>()> table, Rule rule, Call call) {
   constexpr int kArrays = Rule::kArrays;
   constexpr bool kCopies = !std::is_same_v<T, G>;
+  constexpr bool kFollows = kBeside == Beside::kAverages;
   constexpr int kVector = Vector<T>::kSize;
   using Low = Pack<G, kVector>;
   const bool skips = call.skip != nullptr && *call.skip != 0;
@@ -88,8 +103,9 @@ __global__ void __launch_bounds__(kThreads)
   Progress progress;
   if (call.updates != nullptr && !skips) progress = {call.progress[0], call.progress[1]};
   using Real = typename Wide<T>::type;
-  const Worker<T, G, Rule, kRounds> work{rule.template with<Real>(*call.lr, progress),
-                                         scales ? static_cast<Real>(*call.factor) : Real(1), scales, skips};
+  Worker<T, G, Rule, kRounds, kBeside> work{rule.template with<Real>(*call.lr, progress),
+                                            scales ? static_cast<Real>(*call.factor) : Real(1), scales, skips,
+                                            Average<Real>(kFollows ? *call.averages.kept : 0)};
 
   const Place place = place_of(table, static_cast<int>(blockIdx.x));
   T* x[kArrays];
@@ -105,6 +121,14 @@ __global__ void __launch_bounds__(kThreads)
   if constexpr (kCopies) copy = static_cast<G*>(table.arrays[place.tensor][kRounds ? 0 : kArrays]) + place.begin;
   aligned = aligned && reinterpret_cast<uintptr_t>(gradient) % sizeof(Low) == 0 &&
             reinterpret_cast<uintptr_t>(copy) % sizeof(Low) == 0;
+  using Followers = Pack<Real, kVector>;
+  Real* average = nullptr;
+  if constexpr (kFollows) {
+    average = static_cast<Real*>(table.arrays[place.tensor][kArrays + (kCopies && !kRounds)]);
+    work.follows = average != nullptr;
+    if (work.follows) average += place.begin;
+    aligned = aligned && reinterpret_cast<uintptr_t>(average) % sizeof(Followers) == 0;
+  }
 
   uint64_t seed = 0, draw = 0;
   if constexpr (kRounds) {
@@ -126,6 +150,8 @@ __global__ void __launch_bounds__(kThreads)
       inside[a] = packs[a].values;
     }
     Low gradients = reinterpret_cast<const Low*>(gradient)[v], copies;
+    Followers averages;
+    if (work.follows) averages = reinterpret_cast<const Followers*>(average)[v];
     RandomWords random{};
     if constexpr (kRounds) {
       static_assert(kVector == 4, "the elements of one place");
@@ -133,7 +159,9 @@ __global__ void __launch_bounds__(kThreads)
       random = words_of(v * kVector);
     }
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) work(inside, gradients.values, copies.values, i, random.words[i % 4]);
+    for (int i = 0; i < kVector; ++i) {
+      work(inside, gradients.values, copies.values, averages.values, i, random.words[i % 4]);
+    }
     if (scales) reinterpret_cast<Low*>(gradient)[v] = gradients;
     if (skips) continue;
 #pragma unroll
@@ -141,29 +169,40 @@ __global__ void __launch_bounds__(kThreads)
       if (is_wide<kRounds>(a)) reinterpret_cast<Vector<T>*>(x[a])[v] = packs[a];
     }
     if constexpr (kCopies) reinterpret_cast<Low*>(copy)[v] = copies;
+    if (work.follows) reinterpret_cast<Followers*>(average)[v] = averages;
   }
   for (int i = vectors * kVector + static_cast<int>(threadIdx.x); i < place.size; i += kThreads) {
     uint32_t word = 0;
     if constexpr (kRounds) word = words_of(i).words[i % 4];
-    work(x, gradient, copy, i, word);
+    work(x, gradient, copy, average, i, word);
   }
+}
+
+template <class T, class G, class Rule, bool kRounds, Beside kBeside>
+cudaError_t update_beside(const Rule& rule, const Call& call, cudaStream_t stream) {
+  constexpr int kArrays = arrays_of<T, G, Rule, kRounds, kBeside>();
+  Blocks blocks;
+  if (const cudaError_t error = blocks_on_cuda(call.sizes, call.tensors, blocks); error != cudaSuccess) return error;
+  return launch_over<kArrays>(call.sizes, call.arrays, call.tensors, blocks.chunk, [&](const auto& table, int) {
+    update<T, G, Rule, kRounds, kBeside><<<table.first_block[table.tensors], kThreads, 0, stream>>>(table, rule, call);
+  });
 }
 
 template <class T, class G, class Rule, bool kRounds = false>
 cudaError_t update_all(const Rule& rule, const Call& call, cudaStream_t stream) {
-  constexpr int kArrays = arrays_of<T, G, Rule, kRounds>();
-  Blocks blocks;
-  if (const cudaError_t error = blocks_on_cuda(call.sizes, call.tensors, blocks); error != cudaSuccess) return error;
-  return launch_over<kArrays>(call.sizes, call.arrays, call.tensors, blocks.chunk, [&](const auto& table, int) {
-    update<T, G, Rule, kRounds><<<table.first_block[table.tensors], kThreads, 0, stream>>>(table, rule, call);
-  });
+  if constexpr (!std::is_same_v<Rule, Assign>) {
+    if (call.averages.kept != nullptr) {
+      return update_beside<T, G, Rule, kRounds, Beside::kAverages>(rule, call, stream);
+    }
+  }
+  return update_beside<T, G, Rule, kRounds, Beside::kNothing>(rule, call, stream);
 }
 
 }  // namespace
 
 template <class Rule>
 cudaError_t update_on_cuda(const Rule& rule, const Call& call, cudaStream_t stream) {
-  if (call.updates != nullptr || call.draws != nullptr) {
+  if (call.updates != nullptr || call.draws != nullptr || call.averages.updates != nullptr) {
     count_on<<<1, 1, 0, stream>>>(rule, call);
     if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
   }

@@ -21,12 +21,15 @@ void update_all(const Rule& rule, const Call& call) {
   using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
   constexpr int kArrays = Rule::kArrays;
   constexpr bool kCopies = !std::is_same_v<T, G> && !kRounds;
+  const bool follows = call.averages.kept != nullptr;
   const bool skips = call.skip != nullptr && *call.skip != 0;
   const bool scales = call.factor != nullptr;
   Progress progress;
   if (call.updates != nullptr && !skips) progress = rule.progress(static_cast<double>(++*call.updates));
   const auto element = rule.template with<Real>(*call.lr, progress);
   const Real factor = scales ? static_cast<Real>(*call.factor) : Real(1);
+  if (follows) call.averages.count(call.decay);
+  const Average<Real> next(follows ? *call.averages.kept : 0);
   const auto is_wide = [](int a) { return a != 1 && !(kRounds && a == 0); };
   uint64_t seed = 0, draw = 0;
   if constexpr (kRounds) {
@@ -34,8 +37,9 @@ void update_all(const Rule& rule, const Call& call) {
     draw = static_cast<uint64_t>(++call.draws[1]);
   }
   for (int64_t t = 0; t < call.tensors; ++t) {
-    void* const* arrays = call.arrays + t * (kArrays + kCopies);
+    void* const* arrays = call.arrays + t * (kArrays + kCopies + follows);
     G* const gradients = static_cast<G*>(arrays[1]);
+    Real* const averages = follows ? static_cast<Real*>(arrays[kArrays + kCopies]) : nullptr;
     at::parallel_for(0, call.sizes[t], kGrain, [&](int64_t begin, int64_t end) {
       RandomWords random{};
       for (int64_t i = begin; i < end; ++i) {
@@ -58,6 +62,10 @@ void update_all(const Rule& rule, const Call& call) {
           static_cast<G*>(arrays[0])[i] = G(rounded_by_chance(x[0], random.words[i % 4]), G::from_bits());
         }
         if constexpr (kCopies) static_cast<G*>(arrays[kArrays])[i] = static_cast<G>(x[0]);
+        if (averages == nullptr) continue;
+        // What was stored, not what it was rounded from.
+        using Stored = std::conditional_t<kRounds, G, T>;
+        averages[i] = next(averages[i], static_cast<Real>(static_cast<const Stored*>(arrays[0])[i]));
       }
     });
   }
@@ -134,10 +142,7 @@ void norm(const NormCall& call, c10::Device) {
   }
 }
 
-void count_ema(const EmaDecay& decay, const EmaClock& clock, c10::Device) {
-  if (clock.skip != nullptr && *clock.skip != 0) return;
-  *clock.kept = decay.of(++*clock.updates);
-}
+void count_ema(const EmaDecay& decay, const EmaClock& clock, c10::Device) { clock.count(decay); }
 
 template <class T, class G>
 void follow(const EmaCall& call) {
