@@ -3,6 +3,7 @@
 # build: LibTorch's operators choose their kernels at run time.
 
 file(GLOB ACCELERATE_CUDA_SOURCES CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/accelerate/comm/backends/nccl.cpp"
+  "${PROJECT_SOURCE_DIR}/accelerate/data/prefetch/transfers/cuda.cpp"
   "${PROJECT_SOURCE_DIR}/accelerate/nn/kernels/devices/cuda.cpp"
   "${PROJECT_SOURCE_DIR}/accelerate/optim/kernels/devices/cuda.cpp"
   "${PROJECT_SOURCE_DIR}/accelerate/step/captures/cuda.cpp")

@@ -16,7 +16,7 @@ set(private_headers plan.h plan_agreement.h plan_capture.h plan_device.h plan_fo
   nn/kernels/cuda.h nn/kernels/device.h nn/kernels/operators.h
   optim/device_counters.h optim/fused_update.h optim/momentum.h optim/move_state.h optim/scaled_gradients.h optim/scheduler_ranks.h optim/schedules/checks.h
   optim/ema_core.h optim/ema_history.h optim/kernels/call.h optim/kernels/cuda.h optim/kernels/device.h optim/kernels/element.h optim/kernels/operators.h
-  step/captures/copies.h step/captures/memsets.h
+  step/captures/memsets.h
   optim/master_weights.h optim/update.h optim/update_outcomes.h optim/wide_parameters.h
   precision/convert_module.h precision/float32_scope.h
   profile/kineto.h profile/schedule.h profile/trace.h
@@ -24,7 +24,7 @@ set(private_headers plan.h plan_agreement.h plan_capture.h plan_device.h plan_fo
   strategy/ddp/comm_hook.h strategy/ddp/half_hook.h strategy/ddp/low_rank.h strategy/ddp/low_rank_hook.h
   strategy/ddp/errors.h strategy/ddp/gradient_reducer.h strategy/ddp/reducer_group.h strategy/ddp/same_model.h
   step/recorder.h step/tape/entry.h step/tape/graphs.h step/tape/owned.h step/tape/pool.h step/tape/random.h step/tape/recording.h step/tape/step_node.h step/tape/tape.h
-  tensor/graph.h tensor/hardware.h tensor/intercept.h tensor/memory_bytes.h tensor/memory_owners.h tensor/out_of_memory.h runtime_memory.h
+  tensor/copies.h tensor/graph.h tensor/hardware.h tensor/intercept.h tensor/memory_bytes.h tensor/memory_owners.h tensor/out_of_memory.h runtime_memory.h
   cli/command.h cli/nearest.h
   launch/config.h launch/descriptor.h launch/forkable.h launch/forks.h launch/gpus.h launch/launcher.h launch/machine.h launch/output.h launch/port.h
   launch/process.h launch/program.h launch/signals.h)

@@ -2,9 +2,9 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/util/DimVector.h>
 
 #include <algorithm>
-#include <vector>
 
 namespace accelerate {
 namespace {
@@ -26,7 +26,7 @@ bool BatchMemory::has(const at::Tensor& tensor) const {
 
 at::Tensor BatchMemory::empty(at::IntArrayRef sizes, at::ScalarType dtype) {
   const at::TensorOptions options = at::TensorOptions(dtype).device(at::kCPU);
-  std::vector<int64_t> strides(sizes.size());
+  c10::DimVector strides(sizes.size());
   int64_t stride = 1;
   for (size_t i = sizes.size(); i-- > 0;) {
     strides[i] = stride;
@@ -41,8 +41,10 @@ at::Tensor BatchMemory::take(at::IntArrayRef sizes, at::IntArrayRef strides, con
   const int64_t bytes = aligned(c10::multiply_integers(sizes) * size);
   if (!bytes_.defined() || bytes > left()) return {};
   const c10::InferenceMode normal(false);  // the memory is
-  at::Tensor tensor = at::empty({0}, options.pinned_memory(false));
-  tensor.set_(bytes_.storage(), (bytes_.storage_offset() + used_) / size, sizes, strides);
+  // Past the dispatcher: through it, making an empty tensor and giving it memory takes longer than copying a small one.
+  at::Tensor tensor = at::detail::make_tensor<at::TensorImpl>(
+      c10::Storage(bytes_.storage()), c10::DispatchKeySet(c10::DispatchKey::CPU), options.dtype());
+  tensor.unsafeGetTensorImpl()->set_sizes_and_strides(sizes, strides, (bytes_.storage_offset() + used_) / size);
   used_ += bytes;
   return tensor;
 }

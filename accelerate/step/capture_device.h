@@ -10,18 +10,13 @@
 #include <string>
 #include <vector>
 
+#include "accelerate/tensor/memory_copy.h"
+
 namespace c10 {
 class DataPtr;
 }
 
 namespace accelerate {
-
-/// Bytes that go from one place of a device's memory to another.
-struct MemoryCopy {
-  void* to = nullptr;
-  const void* from = nullptr;
-  size_t bytes = 0;
-};
 
 /// Work of a device that was captured, and can be launched again and again.
 class CapturedWork {

@@ -59,6 +59,10 @@ Observation::~Observation() {
 
 Unobserved::Unobserved() : excluded_(kKey) {}
 
+bool is_observed() {
+  return c10::impl::tls_is_dispatch_key_included(kKey) && !c10::impl::tls_is_dispatch_key_excluded(kKey);
+}
+
 c10::DispatchKeySet observation_keys() {
   return c10::DispatchKeySet({kKey, c10::DispatchKey::TESTING_ONLY_GenericWrapper});
 }

@@ -41,6 +41,9 @@ class [[nodiscard]] Unobserved {
   c10::impl::ExcludeDispatchKeyGuard excluded_;
 };
 
+/// Whether an operator that this thread called now would go to an observer.
+bool is_observed();
+
 /// The keys above every operator, which observers switch on; what is written down of a thread's state leaves them out.
 c10::DispatchKeySet observation_keys();
 

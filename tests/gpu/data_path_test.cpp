@@ -1,9 +1,13 @@
 // Batches on their way to a GPU: nothing is lost or overwritten, the host waits for nothing, and copies run beside
 // kernels. What happened when is read from a recorded trace.
+#include <ATen/DeviceAccelerator.h>
+
 #include <algorithm>
+#include <cstdio>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <sstream>
 
 #include "tests/gpu/gpu.h"
 #include "tests/support/read_all.h"
@@ -102,6 +106,126 @@ TEST_F(DataPathOnGpu, ABatchThatIsKeptStaysAndOneThatIsDroppedIsRead) {
     EXPECT_EQ(sums[static_cast<size_t>(i)].item<double>(), static_cast<double>(i * kWide)) << "batch " << i;
   }
   for (int64_t i = 0; i < 3; ++i) EXPECT_TRUE((kept[static_cast<size_t>(i)] == i).all().item<bool>());
+}
+
+TEST_F(DataPathOnGpu, SmallBatchesAreNotOverwrittenEither) {
+  Accelerator accelerator;
+  LongWork work(accelerator.device(), 4);
+  constexpr int64_t kBatches = 120, kRows = 8;
+  const auto loader = accelerator.prepare(DataLoader(WideRows{kBatches * kRows, 1 << 10}, {.batch_size = kRows}));
+  std::vector<at::Tensor> kept, sums;
+  for (auto& [rows, numbers] : loader) {
+    work.run();  // the host is far ahead of what reads the batch
+    sums.push_back(rows.to(torch::kDouble).sum() / rows.size(1) - numbers.sum());
+    if (kept.size() < 20) kept.push_back(numbers);
+  }
+  ASSERT_EQ(sums.size(), static_cast<size_t>(kBatches));
+  EXPECT_EQ(torch::stack(sums).abs().max().item<double>(), 0);
+  // Labels that are kept are right a hundred batches later.
+  for (size_t i = 0; i < kept.size(); ++i) {
+    const auto first = static_cast<int64_t>(i) * kRows;
+    EXPECT_TRUE(torch::equal(kept[i].cpu(), torch::arange(first, first + kRows))) << "batch " << i;
+  }
+}
+
+/// Tensors of many forms, a few examples at a time.
+struct Forms {
+  using Batch = std::vector<at::Tensor>;
+  int64_t size() const { return 30; }
+  Batch get_batch(std::span<const int64_t> indices) const {
+    const auto n = static_cast<int64_t>(indices.size());
+    const at::Tensor base = torch::arange(n * 12).view({n, 3, 2, 2}) + indices[0];
+    return {base.to(torch::kHalf).contiguous(at::MemoryFormat::ChannelsLast),
+            (base > 5).view({n, 12}).t(),
+            torch::empty({n, 0, 4}),
+            base.select(1, 0).to(torch::kByte),
+            torch::scalar_tensor(indices[0], torch::kLong),
+            base.to(torch::kDouble).slice(1, 0, 3, 2),  // has gaps
+            base.to(torch::kBFloat16).view({n, 12}).slice(1, 0, 7),
+            torch::complex(base.to(torch::kFloat), base.to(torch::kFloat)),
+            base.narrow(1, 0, 1).to(torch::kInt).expand({n, 3, 2, 2})};
+  }
+};
+
+TEST_F(DataPathOnGpu, TensorsOfASmallBatchAreAsIfEachWereMovedAlone) {
+  Accelerator accelerator;
+  for (const int64_t workers : {0, 2}) {
+    const DataLoaderOptions options{.batch_size = 4, .num_workers = workers};
+    const DataLoader given(Forms{}, options);
+    const auto loader = accelerator.prepare(given);
+    auto expected = given.begin();
+    for (auto& batch : loader) {
+      ASSERT_EQ(batch.size(), (*expected).size());
+      for (size_t i = 0; i < batch.size(); ++i) {
+        SCOPED_TRACE("tensor " + std::to_string(i));
+        const at::Tensor moved = (*expected)[i].to(accelerator.device());
+        EXPECT_TRUE(torch::equal(batch[i], moved));
+        EXPECT_EQ(batch[i].scalar_type(), moved.scalar_type());
+        EXPECT_EQ(batch[i].strides(), moved.strides());
+        EXPECT_EQ(batch[i].storage_offset(), 0);
+        EXPECT_EQ(batch[i].storage().nbytes(), moved.storage().nbytes());
+        EXPECT_FALSE(batch[i].is_inference());
+        for (size_t k = 0; k < i; ++k) EXPECT_FALSE(batch[i].is_alias_of(batch[k])) << "as " << k;
+      }
+      batch[3].record_stream(c10::impl::getDeviceGuardImpl(c10::kCUDA)->getStream(accelerator.device()));
+      batch[3].resize_({1000}).zero_();  // memory that grows
+      EXPECT_TRUE(torch::equal(batch[0].cpu(), (*expected)[0])) << "beside one that has grown";
+      ++expected;
+    }
+  }
+}
+
+TEST_F(DataPathOnGpu, ALabelThatIsKeptKeepsNoImages) {
+  Accelerator accelerator;
+  constexpr int64_t kBatches = 100, kRows = 16;
+  const auto loader = accelerator.prepare(DataLoader(
+      TensorDataset(torch::rand({kBatches * kRows, 1 << 10}), torch::arange(kBatches * kRows)), {.batch_size = kRows}));
+  const auto allocated = [&] {
+    torch::cuda::synchronize();
+    const auto stats = at::accelerator::getDeviceStats(accelerator.device().index());
+    return stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].current;
+  };
+  const int64_t before = allocated();
+  std::vector<at::Tensor> labels;
+  for (auto& [images, numbers] : loader) labels.push_back(numbers);
+  constexpr int64_t kBlock = 512;  // the least that LibTorch's allocator gives
+  EXPECT_EQ(labels.size(), static_cast<size_t>(kBatches));
+  EXPECT_LE(allocated() - before, kBatches * kBlock);
+}
+
+/// A step that takes a second batch by itself: the host gives the device something in its middle.
+std::vector<double> losses_of_two_loaders(const accelerate::AcceleratorOptions& options,
+                                          accelerate::CudaGraphReport& report) {
+  Accelerator accelerator(options);
+  torch::manual_seed(3);
+  torch::nn::Linear net(6, 1);
+  torch::optim::SGD sgd(net->parameters(), 0.01);
+  const at::Tensor rows = torch::rand({400, 6});
+  const auto [model, optimizer, outer, inner] =
+      accelerator.prepare(net, sgd, DataLoader(TensorDataset(rows), {.batch_size = 8}),
+                          DataLoader(TensorDataset(rows.flip(0)), {.batch_size = 8}));
+  auto other = inner.begin();
+  auto step = accelerator.step([&, &model = model, &optimizer = optimizer](const at::Tensor& x) {
+    auto loss = (model(x) - model(std::get<0>(*other))).square().mean();
+    accelerator.backward(loss);
+    optimizer.step();
+    optimizer.zero_grad();
+    ++other;
+    return loss;
+  });
+  std::vector<double> losses;
+  for (auto& [x] : outer) losses.push_back(step(x).template item<double>());
+  report = accelerator.cuda_graph_report();
+  return losses;
+}
+
+TEST_F(DataPathOnGpu, ABatchThatIsTakenInACapturedStepIsTheRightOne) {
+  accelerate::CudaGraphReport usual, captured;
+  const auto expected = losses_of_two_loaders({}, usual);
+  const auto losses = losses_of_two_loaders({.cuda_graph = accelerate::CudaGraph{}}, captured);
+  EXPECT_EQ(losses, expected) << captured.replayed << " replayed, " << captured.fallbacks
+                              << " fallbacks, the last: " << captured.last_fallback
+                              << ", not captured: " << captured.not_captured.size();
 }
 
 TEST_F(DataPathOnGpu, PassesSideBySideAndBrokenOffOnes) {
@@ -236,6 +360,37 @@ void no_wait_and_overlap(int64_t workers) {
     EXPECT_LT(copy.end, end_of_kernels);
   }
   EXPECT_GE(beside, kBatches) << "copies:\n" << listed(copies) << "kernels:\n" << listed(kernels);
+}
+
+TEST_F(DataPathOnGpu, ASmallBatchIsOneCallOfTheDevice) {
+  const accelerate::support::TemporaryFolder folder;
+  Accelerator accelerator;
+  constexpr int64_t kBatches = 20, kRows = 64;
+  const auto loader = accelerator.prepare(
+      DataLoader(TensorDataset(torch::rand({kBatches * kRows, 784}), torch::arange(kBatches * kRows)),
+                 {.batch_size = kRows, .shuffle = true}));
+  const auto pass = [&] {
+    for (auto& [images, labels] : loader) static_cast<void>(labels);
+  };
+  pass();
+  torch::cuda::synchronize();
+  auto profiler = accelerator.profile({.output_trace_dir = folder / "trace"});
+  pass();
+  torch::cuda::synchronize();
+  profiler.finish();
+  std::vector<Event> copies, others;
+  std::set<int64_t> streams;
+  for (const Event& event : events_of(folder / "trace/profile_0.json")) {
+    if (event.category != "kernel" && event.category != "gpu_memcpy") continue;
+    (event.name.find("copy_all") != std::string::npos ? copies : others).push_back(event);
+    streams.insert(event.stream);
+  }
+  EXPECT_EQ(copies.size(), static_cast<size_t>(kBatches)) << listed(copies);
+  EXPECT_TRUE(others.empty()) << listed(others);
+  EXPECT_EQ(streams.size(), 1U);
+  double spent = 0;
+  for (const Event& copy : copies) spent += copy.end - copy.begin;
+  std::printf("copies: %.1f us each on the device\n", spent / static_cast<double>(copies.size()));
 }
 
 TEST_F(DataPathOnGpu, TheHostNeverWaitsAndCopiesRunBesideKernels) { no_wait_and_overlap(0); }

@@ -298,6 +298,27 @@ TEST(Stage, CopiesOnlyWhatIsNotThere) {
   EXPECT_FALSE(room.has(room.empty({1}, at::kFloat))) << "an ordinary one, where nothing is left";
 }
 
+bool small(std::vector<at::Tensor> tensors) {
+  std::vector<at::Tensor*> pointers;
+  for (at::Tensor& tensor : tensors) pointers.push_back(&tensor);
+  return accelerate::internal::are_small(pointers);
+}
+
+TEST(Transfer, SmallBatchesLieInOneMemoryWithoutGaps) {
+  constexpr int64_t kMost = 512 << 10;
+  const at::Tensor memory = at::empty({2 * kMost}, at::kByte);
+  BatchMemory room(memory);
+  const at::Tensor most = room.empty({kMost}, at::kByte), rest = room.empty({1}, at::kByte);
+  const at::Tensor half = most.narrow(0, 0, kMost / 2), columns = half.view({-1, 4}), none = room.empty({0}, at::kInt);
+  EXPECT_TRUE(small({most}));
+  EXPECT_TRUE(small({most, none}));
+  EXPECT_FALSE(small({most, rest}));
+  EXPECT_TRUE(small({half, rest}));
+  EXPECT_TRUE(small({columns.t(), rest}));
+  EXPECT_FALSE(small({columns.slice(1, 0, 3), rest}));
+  EXPECT_FALSE(small({half, at::empty({1}, at::kByte)}));
+}
+
 TEST(Stage, LeavesWhatMovesByItselfAlone) {
   const at::Tensor sparse = at::eye(3).to_sparse(), trained = at::ones({2}).requires_grad_();
   EXPECT_FALSE(accelerate::internal::can_be_staged(sparse));

@@ -67,6 +67,25 @@ class StreamTransfer final : public Transfer {
 
 }  // namespace
 
-std::shared_ptr<Transfer> make_transfer(c10::Device device) { return std::make_shared<StreamTransfer>(device); }
+std::shared_ptr<Transfer> make_transfer(c10::Device device) {
+  auto usual = std::make_shared<StreamTransfer>(device);
+  for (const TransferEntry& entry : builtin_transfers()) {
+    if (entry.type == device.type()) return entry.make(device, std::move(usual));
+  }
+  return usual;
+}
+
+bool are_small(std::span<at::Tensor* const> tensors) {
+  // Beyond that a copy takes the device longer than the call takes the host, and is better made by its copy engine.
+  constexpr size_t kMostBytes = size_t{512} << 10;
+  size_t bytes = 0;
+  for (const at::Tensor* tensor : tensors) {
+    bytes += tensor->nbytes();
+    if (!tensor->is_non_overlapping_and_dense() || !tensor->storage().is_alias_of(tensors.front()->storage())) {
+      return false;
+    }
+  }
+  return bytes <= kMostBytes;
+}
 
 }  // namespace accelerate::internal

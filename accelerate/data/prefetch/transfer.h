@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 namespace accelerate::internal {
 
@@ -37,5 +38,18 @@ class Transfer {
 
 /// On a stream of its own of a device that is not the CPU.
 std::shared_ptr<Transfer> make_transfer(c10::Device device);
+
+/// A kind of device that small batches reach on a shorter way than LibTorch's operators: the plug-in folder
+/// `data/prefetch/transfers`.
+struct TransferEntry {
+  c10::DeviceType type;
+  /// `usual` is for everything else.
+  std::shared_ptr<Transfer> (*make)(c10::Device device, std::shared_ptr<Transfer> usual);
+};
+std::vector<TransferEntry> builtin_transfers();
+
+/// Whether the tensors of a batch are so small that what counts is how often the device is spoken to: and they lie
+/// without gaps in one memory of the host.
+bool are_small(std::span<at::Tensor* const> tensors);
 
 }  // namespace accelerate::internal

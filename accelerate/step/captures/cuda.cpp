@@ -12,8 +12,8 @@
 #include <utility>
 
 #include "accelerate/step/capture_device.h"
-#include "accelerate/step/captures/copies.h"
 #include "accelerate/step/captures/memsets.h"
+#include "accelerate/tensor/copies.h"
 
 namespace accelerate::internal {
 namespace {

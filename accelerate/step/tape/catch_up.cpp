@@ -179,12 +179,10 @@ void Tape::hand_over(const std::vector<at::Tensor>& real) {
 void Tape::catch_up(const std::string& reason) {
   const Unobserved own;
   const bool capturing = state_ == State::kCapturing;
-  at::Generator generator;
-  at::Tensor seeded;
-  if (random_state_.defined() && seed_was_set()) {
-    generator = at::globalContext().defaultGenerator(c10::Device(device_));
-    seeded = generator.get_state();
-    generator.set_state(random_state_);
+  std::optional<RandomPlace> seeded;
+  if (seed_was_set()) {
+    seeded = RandomPlace::now(device_);
+    random_.go_back(device_);
   }
   fallback_ = reason;
   state_ = State::kPassed;
@@ -208,7 +206,7 @@ void Tape::catch_up(const std::string& reason) {
     }
   }
   run_again(launched_, position_, real);
-  if (seeded.defined()) generator.set_state(seeded);
+  if (seeded) seeded->go_back(device_);
   for (auto& [parameter, gradient] : changed) parameter.mutable_grad() = gradient;
   hand_over(real);
   at::autocast::clear_cache();

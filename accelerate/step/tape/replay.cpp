@@ -217,7 +217,7 @@ bool Tape::launch() {
     move_out();
   }
   host_.launch(*segment->work);
-  note_random_state();
+  random_ = RandomPlace::now(device_);
   for (Value& value : values_) {
     if (value.step != step_ || value.memory < 0) continue;
     if (const auto object = value.object.lock(); object.defined()) {

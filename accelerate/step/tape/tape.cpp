@@ -160,7 +160,7 @@ void Tape::begin() {
       memory.shown_before = memory.shown.getWeakStorageImpl();
       memory.shown = c10::Storage();
     }
-    note_random_state();
+    random_ = RandomPlace::now(device_);
     if (settings != settings_) {
       catch_up("LibTorch's settings (TF32, deterministic algorithms, attention) are others than when it was captured");
     }
@@ -193,15 +193,10 @@ bool Tape::follow_moved() {
   return true;
 }
 
-void Tape::note_random_state() {
-  random_ = RandomState::now(device_);
-  if (random_ == RandomState{}) return;
-  at::Generator generator = at::globalContext().defaultGenerator(c10::Device(device_));
-  random_state_ = generator.get_state();
-}
-
 /// While the step is replayed nobody draws random numbers before the launch.
-bool Tape::seed_was_set() const { return state_ == State::kReplaying && RandomState::now(device_) != random_; }
+bool Tape::seed_was_set() const {
+  return state_ == State::kReplaying && RandomState::now(device_) != random_.state();
+}
 
 bool Tape::unknown_work() { return state_ == State::kCapturing && open_ && capture_.has_unknown_work(); }
 

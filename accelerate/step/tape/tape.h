@@ -185,7 +185,6 @@ class Tape {
   void read(const std::function<void()>& read);
   void feed(const Entry& entry, const c10::OperatorHandle& op, torch::jit::Stack& stack);
   bool unknown_work();
-  void note_random_state();
   bool seed_was_set() const;
   void launch_partly(const std::string& reason);
   void pass_by(std::string reason);
@@ -210,8 +209,7 @@ class Tape {
   c10::Storage no_numbers_;
 
   uint64_t settings_ = 0;
-  RandomState random_;       ///< where the step has begun, or was launched last
-  at::Tensor random_state_;  ///< the same as a whole
+  RandomPlace random_;  ///< where the step has begun, or was launched last
   bool captured_ = false;
   State state_ = State::kIdle;
   size_t position_ = 0;         ///< the next entry
