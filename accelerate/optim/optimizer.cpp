@@ -112,7 +112,6 @@ StepResult OptimizerCore::step_once(const std::function<at::Tensor()>& closure) 
   resolve();
   prepare_step();
   last_step_ = last_due_ = update(closure);
-  if (!last_step_->known()) unresolved_ = Unresolved{.result = *last_step_};
   if (hooks_.gradients_spent) hooks_.gradients_spent();
   if (followed) followed->finish(*last_step_);
   if (hooks_.stepped) hooks_.stepped(*this);
@@ -137,8 +136,8 @@ StepResult OptimizerCore::update(const std::function<at::Tensor()>& closure) {
   scaled_->updated(verdict);
   if (!outcomes_) outcomes_ = std::make_unique<UpdateOutcomes>(scaled_->device());
   StepResult result(outcomes_->publish(verdict.skip));
-  // Where it is known at once, so is what the host has to take back.
-  if (result.known() && result.skipped()) update_->take_back();
+  unresolved_ = Unresolved{.result = result};
+  if (result.known()) resolve();
   return result;
 }
 

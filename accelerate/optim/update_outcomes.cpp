@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "accelerate/optim/kernels/operators.h"
+#include "accelerate/tensor/intercept.h"
 
 namespace accelerate::internal {
 
@@ -14,8 +15,9 @@ class UpdateOutcomes::Outcome final : public PendingOutcome {
   explicit Outcome(const std::shared_ptr<const Memory>& memory)
       : memory_(memory), queue_(memory), number_(memory->queued) {}
 
+  /// Whoever observes this thread must not see another step where the device happens to be fast.
   bool known() override {
-    if (!skipped_) keep(kernels::peek_update(memory_->outcomes, number_));
+    if (!skipped_ && !is_observed()) keep(kernels::peek_update(memory_->outcomes, number_));
     return skipped_.has_value();
   }
   bool skipped() override {

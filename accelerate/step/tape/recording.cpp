@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "accelerate/step/tape/outcomes.h"
 #include "accelerate/tensor/intercept.h"
 
 namespace accelerate::internal {
@@ -222,6 +223,11 @@ void Recording::on_operator(const c10::OperatorHandle& op, torch::jit::Stack& st
   }
   check_seed();
   const c10::FunctionSchema& schema = op.schema();
+  if (asks_for_outcome(op)) {
+    if (published_.contains(outcomes_in(stack, schema.arguments().size()))) on_read(kAsksForOutcome);
+    return op.callBoxed(stack);
+  }
+  if (schema.name() == kPublishesOutcome) published_.insert(outcomes_in(stack, schema.arguments().size()));
   const auto count = static_cast<std::ptrdiff_t>(schema.arguments().size());
   const std::vector<c10::IValue> arguments(stack.end() - count, stack.end());
   Entry entry{.name = schema.name(), .op = op, .mode = Mode::now(device_)};

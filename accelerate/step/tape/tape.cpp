@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "accelerate/step/tape/graphs.h"
+#include "accelerate/step/tape/outcomes.h"
 #include "accelerate/step/tape/owned.h"
 #include "accelerate/step/tape/pool.h"
 #include "accelerate/tensor/intercept.h"
@@ -223,6 +224,7 @@ void Tape::on_operator(const c10::OperatorHandle& op, torch::jit::Stack& stack) 
   const Entry& entry = entries_[position_];
   const std::string why = entry.draws && seed_was_set() ? kSeedWasSet : mismatch_of(entry, op, stack);
   if (!why.empty()) {
+    if (asks_for_outcome(op) && answers(entry, op, stack)) return;
     catch_up(why);
     return op.callBoxed(stack);
   }
@@ -238,6 +240,24 @@ void Tape::on_operator(const c10::OperatorHandle& op, torch::jit::Stack& stack) 
     default:
       state_ == State::kCapturing ? capture(entry, op, stack) : replay(entry, stack);
   }
+}
+
+/// What the host asks is whether an update was left out.
+bool Tape::answers(const Entry& entry, const c10::OperatorHandle& op, torch::jit::Stack& stack) {
+  const auto* outcomes = outcomes_in(stack, op.schema().arguments().size());
+  const bool launched = std::none_of(entries_.begin() + static_cast<std::ptrdiff_t>(launched_),
+                                     entries_.begin() + static_cast<std::ptrdiff_t>(position_), [&](const Entry& one) {
+                                       if (one.name != kPublishesOutcome) return false;
+                                       const Ref& ref = one.arguments[1].tensors.front();
+                                       return outside_[ref.index].current.unsafeGetTensorImpl() == outcomes;
+                                     });
+  if (launched) {
+    open_ ? capture_.do_now([&] { op.callBoxed(stack); }) : op.callBoxed(stack);
+    return true;
+  }
+  if (entry.kind != Entry::Kind::kRead || entry.name != kAsksForOutcome || seed_was_set()) return false;
+  read([&] { op.callBoxed(stack); });
+  return true;
 }
 
 void Tape::on_backward(const at::Tensor& root, const PassOptions& pass) {
