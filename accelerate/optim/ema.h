@@ -126,7 +126,7 @@ class Ema final : public Stateful {
   /// From now on the averages follow each `optimizer.step()` by themselves, with the numbers of
   /// `update(optimizer.step())` bit for bit: AdamW, Adam, SGD and Lion write them in their own pass over the weights on
   /// a GPU, wherever they update through this library's kernels. What these do not update (buffers, frozen weights) and
-  /// all of other optimizers follows in a pass of its own at the end of the step. It ends with either of the two.
+  /// all of other optimizers follows in a pass of its own at the end of the step. It lasts as long as both do.
   /// Meanwhile `update` throws UsageError, and `step()` does where `update` would, before anything has changed. Throws
   /// UsageError for an optimizer that has none of the weights or is followed by another Ema, and for a second one. Not
   /// inside LocalSGD.

@@ -23,7 +23,7 @@ enum class Weights { kFloat, kDouble, kHalf, kBFloat16, kCopiedToHalf, kCopiedTo
 struct Arrays {
   Tensors parameters, gradients, first, second, largest, copies, averages;
   at::Tensor updates = torch::full({}, 3, torch::kLong), count = torch::zeros({}, torch::kLong),
-             kept = torch::empty({}, torch::kDouble), draws;
+             kept = torch::empty({}, torch::kDouble), draws = {};
 };
 
 Tensors copied(const Tensors& tensors) {

@@ -19,7 +19,8 @@ struct Case {
   bool spoil = false;  ///< some losses are infinite
   Called called = Called::kInTheWindow;
   int steps = 40;
-  int loads_before = -1;  ///< the step before which the state of the beginning is loaded
+  int loads_before = -1;   ///< the step before which the state of the beginning is loaded
+  bool lacks_one = false;  ///< a weight in the middle has no average
 };
 
 struct Written : accelerate::StateWriter, accelerate::StateReader {
@@ -52,7 +53,9 @@ Trained train(const Case& one, bool captured) {
   torch::optim::AdamW adamw(net->parameters(), 1e-2);
   auto [model, optimizer] = accelerator.prepare(net, adamw);
   use_captured_kernels(optimizer);
-  Ema ema(model, one.options);
+  accelerate::ParameterTable some = model.core()->table();
+  some.erase(some.begin() + 2);
+  Ema ema = one.lacks_one ? Ema({some}, one.options) : Ema(model, one.options);
   ema.core()->count_with(accelerate::internal::Counters::kOnDevice);
   Written begin;
   ema.save(begin);
@@ -170,6 +173,20 @@ TEST_F(StepEma, AveragesThatFollowTheOptimizerAreReplayedWithIt) {
       }
     }
   }
+}
+
+TEST_F(StepEma, AWeightWithoutAnAverageStandsAmongThem) {
+  Case one{.options = {.decay = 0.95, .use_ema_warmup = true}, .called = Called::kByTheOptimizer, .lacks_one = true};
+  const Trained usual = train(one, false), captured = train(one, true);
+  expect_all_replayed(captured.report);
+  EXPECT_EQ(usual.updates, 40);
+  size_t without = 0;
+  for (size_t i = 0; i < usual.weights.size(); ++i) {
+    EXPECT_TRUE(usual.weights[i].equal(captured.weights[i])) << "weight " << i;
+    EXPECT_TRUE(usual.averages[i].equal(captured.averages[i])) << "average " << i;
+    without += usual.averages[i].equal(usual.weights[i]) ? 1 : 0;
+  }
+  EXPECT_EQ(without, 1u);
 }
 
 TEST_F(StepEma, ALoadInBetweenIsFollowed) {
