@@ -112,6 +112,7 @@ bool trains(const ParameterRow& row) { return row.trainable || row.tensor.requir
 
 std::vector<at::Tensor> ModelCore::trainable() const {
   std::vector<at::Tensor> tensors;
+  tensors.reserve(table_.size());
   for (const ParameterRow& row : table_) {
     if (trains(row)) tensors.push_back(row.tensor);
   }

@@ -1,6 +1,7 @@
 #include "accelerate/optim/clip.h"
 
 #include <ATen/ATen.h>
+#include <ATen/ScalarOps.h>
 
 #include <cmath>
 #include <sstream>
@@ -68,7 +69,10 @@ std::vector<at::Tensor> norms_of(const Gradients& gradients, double order) {
 
 }  // namespace
 
-at::Tensor clip_factor(const at::Tensor& norm, double max_norm) { return (max_norm / (norm + 1e-6)).clamp_max(1.0); }
+at::Tensor clip_factor(const at::Tensor& norm, double max_norm) {
+  // Not with `/`, which fills a tensor with the number first.
+  return at::native::wrapped_scalar_tensor(max_norm).div(norm + 1e-6).clamp_max(1.0);
+}
 
 at::Tensor clip_grad_norm(const std::vector<at::Tensor>& parameters, ClipNormOptions options,
                           const ParameterName& name) {
@@ -79,7 +83,7 @@ at::Tensor clip_grad_norm(const std::vector<at::Tensor>& parameters, ClipNormOpt
   if (kinds.size() == 1 && options.norm_type == 2 && fits_operators(kinds.front())) {
     const at::Tensor total = kernels::gradient_norm(kinds.front()).norm;
     if (options.error_if_nonfinite) require_finite(total, parameters, options, name);
-    kernels::scale(kinds.front(), clip_factor(total, options.max_norm).to(at::kFloat));
+    kernels::scale(kinds.front(), clip_factor(total, options.max_norm));
     return total;
   }
   Gradients norms;

@@ -86,6 +86,12 @@ class FusedAdam final : public FusedUpdate {
       at::Tensor parameter;  ///< one of them
       Lists lists;
       std::vector<State*> states;
+      void reserve(size_t count) {
+        states.reserve(count);
+        for (auto* list : {&lists.parameters, &lists.gradients, &lists.exp_avgs, &lists.exp_avg_sqs}) {
+          list->reserve(count);
+        }
+      }
     };
     std::map<std::pair<int64_t, Kind>, Call> calls;
     for (const at::Tensor& parameter : group.options.params()) {
@@ -94,6 +100,7 @@ class FusedAdam final : public FusedUpdate {
       State& state = state_of(parameter, scalars.amsgrad);
       state.step(state.step() + 1);  // now, since a parameter may be listed twice
       Call& call = calls[{state.step(), kind_of(parameter)}];
+      if (call.states.empty()) call.reserve(group.options.params().size());
       call.parameter = parameter;
       call.states.push_back(&state);
       call.lists.parameters.push_back(updated);

@@ -3,7 +3,9 @@
 #include <ATen/ATen.h>
 #include <torch/optim/optimizer.h>
 
-#include <unordered_set>
+#include <vector>
+
+#include "accelerate/optim/gradients.h"
 
 #include "accelerate/optim/ema_core.h"
 
@@ -12,7 +14,7 @@ namespace {
 
 /// The stride of a dimension of size 1, or of no element, is never used, and autograd does not keep it equal.
 bool same_strides(const at::Tensor& a, const at::Tensor& b) {
-  if (a.numel() == 0) return true;
+  if (a.numel() == 0 || a.strides() == b.strides()) return true;
   for (int64_t i = 0; i < a.dim(); ++i) {
     if (a.size(i) != 1 && a.stride(i) != b.stride(i)) return false;
   }
@@ -35,7 +37,7 @@ bool FusedUpdate::fits(const at::Tensor& parameter, const at::Tensor& other, at:
 }
 
 bool FusedUpdate::takes_everything() const {
-  std::unordered_set<const void*> seen;
+  std::vector<const void*> written;
   for (const auto& group : optimizer_.param_groups()) {
     for (const at::Tensor& parameter : group.params()) {
       const at::Tensor& gradient = parameter.grad();
@@ -45,12 +47,12 @@ bool FusedUpdate::takes_everything() const {
       // Blocks of one launch do not wait for each other: one that is listed twice would be stepped by both at once.
       // The same of a gradient, which is multiplied.
       if (!on_device(parameter)) continue;
-      for (const at::Tensor& one : {parameter, gradient}) {
-        if (!seen.insert(one.unsafeGetTensorImpl()).second) return false;
-      }
+      if (written.empty()) written.reserve(2 * group.params().size());
+      written.push_back(parameter.unsafeGetTensorImpl());
+      written.push_back(gradient.unsafeGetTensorImpl());
     }
   }
-  return true;
+  return all_differ(written);
 }
 
 bool FusedUpdate::takes_verdict(c10::Device device) const {

@@ -4,24 +4,44 @@
 
 #include <algorithm>
 #include <unordered_set>
+#include <utility>
 
 namespace accelerate::internal {
 
+bool all_differ(std::vector<const void*>& addresses) {
+  std::sort(addresses.begin(), addresses.end());
+  return std::adjacent_find(addresses.begin(), addresses.end()) == addresses.end();
+}
+
 Gradients gradients_of(const std::vector<at::Tensor>& parameters) {
   Gradients gradients;
+  std::vector<const void*> addresses;
   gradients.reserve(parameters.size());
-  std::unordered_set<const void*> seen;
-  seen.reserve(parameters.size());
+  addresses.reserve(parameters.size());
   for (const at::Tensor& parameter : parameters) {
     const at::Tensor& gradient = parameter.grad();
-    if (gradient.defined() && seen.insert(gradient.unsafeGetTensorImpl()).second) gradients.push_back(gradient);
+    if (!gradient.defined()) continue;
+    gradients.push_back(gradient);
+    addresses.push_back(gradient.unsafeGetTensorImpl());
   }
+  if (all_differ(addresses)) return gradients;
+  std::unordered_set<const void*> seen;
+  std::erase_if(gradients,
+                [&](const at::Tensor& gradient) { return !seen.insert(gradient.unsafeGetTensorImpl()).second; });
   return gradients;
 }
 
 std::vector<Gradients> gradients_by_kind(const std::vector<at::Tensor>& parameters) {
   std::vector<Gradients> kinds;
-  for (const at::Tensor& gradient : gradients_of(parameters)) {
+  Gradients all = gradients_of(parameters);
+  const auto is_first_kind = [&](const at::Tensor& gradient) {
+    return gradient.device() == all.front().device() && gradient.scalar_type() == all.front().scalar_type();
+  };
+  if (!all.empty() && std::all_of(all.begin(), all.end(), is_first_kind)) {
+    kinds.push_back(std::move(all));
+    return kinds;
+  }
+  for (const at::Tensor& gradient : all) {
     auto kind = std::find_if(kinds.begin(), kinds.end(), [&](const Gradients& other) {
       return other.front().device() == gradient.device() && other.front().scalar_type() == gradient.scalar_type();
     });

@@ -6,6 +6,9 @@
 
 namespace accelerate::internal {
 
+/// Whether no two of them are equal; sorts them.
+bool all_differ(std::vector<const void*>& addresses);
+
 /// Gradients of one device and dtype, which the for-each kernels take together.
 using Gradients = std::vector<at::Tensor>;
 

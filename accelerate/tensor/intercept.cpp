@@ -20,8 +20,8 @@ std::atomic<uint64_t> helped{0};
 
 void observe(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const Unobserved inside;
-  if (observer_of_thread != nullptr) {
-    OperatorObserver* const observer = observer_of_thread->load();
+  if (const auto& place = observer_of_thread; place != nullptr) {
+    OperatorObserver* const observer = place->load();
     return observer != nullptr ? observer->on_operator(op, *stack) : op.callBoxed(stack);
   }
   helped.fetch_add(1, std::memory_order_relaxed);

@@ -1,4 +1,6 @@
 // What a loop may do behind the back of a captured step: the numbers are those of the loop without `.cuda_graph`.
+#include <ATen/autocast_mode.h>
+
 #include <limits>
 
 #include "tests/unit/captured_loop.h"
@@ -469,6 +471,16 @@ TEST_F(StepCapture, OperatorsInAnotherModeAreOthers) {
       return loss + logits.matmul(logits.t()).mean();
     }});
     EXPECT_EQ(expect_same({.mixed_precision = "bf16"}, precise).fallbacks, 1);
+    const auto other_dtype = with({.loss = [at](Body& b, const at::Tensor& logits, at::Tensor loss) {
+      const auto autocast = b.accelerator.autocast({.enabled = true});
+      const auto type = capturing::device().type();
+      const auto before = at::autocast::get_autocast_dtype(type);
+      at::autocast::set_autocast_dtype(type, b.step == at ? torch::kHalf : torch::kBFloat16);
+      const auto size = logits.matmul(logits.t()).mean();
+      at::autocast::set_autocast_dtype(type, before);
+      return loss + size;
+    }});
+    EXPECT_EQ(expect_same({.mixed_precision = "bf16"}, other_dtype).fallbacks, 1);
   }
 }
 

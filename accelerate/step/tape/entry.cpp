@@ -31,6 +31,16 @@ Mode Mode::now(c10::DeviceType device) {
   return mode;
 }
 
+bool Mode::is_now(c10::DeviceType device) const {
+  const auto keys = c10::impl::tls_local_dispatch_key_set();
+  const c10::DispatchKeySet own = observation_keys();
+  if ((keys.included_ - own).raw_repr() != included || (keys.excluded_ - own).raw_repr() != excluded) return false;
+  const c10::AutogradState& autograd = c10::AutogradState::get_tls_state();
+  if (autograd.get_grad_mode() != grad || autograd.get_inference_mode() != inference) return false;
+  // Whether autocast is on is among the keys.
+  return !autocast || at::autocast::get_autocast_dtype(device) == *autocast;
+}
+
 ModeScope::ModeScope(const Mode& mode, c10::DeviceType device)
     : device_(device),
       keys_(c10::impl::tls_local_dispatch_key_set()),

@@ -49,6 +49,8 @@ struct Mode {
   std::optional<at::ScalarType> autocast = {};
   bool operator==(const Mode&) const = default;
   static Mode now(c10::DeviceType device);
+  /// The thread is in it.
+  bool is_now(c10::DeviceType device) const;
 };
 
 /// Until it ends, the thread is in another mode.

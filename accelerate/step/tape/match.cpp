@@ -96,7 +96,7 @@ std::string Tape::mismatch_of(const Entry& entry, const c10::OperatorHandle& op,
   if (!entry.op || !(*entry.op == op)) {
     return place(position_, op.schema().name()) + "captured was " + entry.name;
   }
-  if (!(entry.mode == Mode::now(device_))) return place(position_, entry.name) + "in another mode (grad, autocast)";
+  if (!entry.mode.is_now(device_)) return place(position_, entry.name) + "in another mode (grad, autocast)";
   const size_t first = stack.size() - entry.arguments.size();
   if (entry.kind == Entry::Kind::kHost) return {};
   for (size_t i = 0; i < entry.arguments.size(); ++i) {
@@ -108,7 +108,7 @@ std::string Tape::mismatch_of(const Entry& entry, const c10::OperatorHandle& op,
 
 std::string Tape::mismatch_of(const Entry& entry, const at::Tensor& root, const PassOptions& pass) {
   if (entry.kind != Entry::Kind::kBackward) return place(position_, "backward") + "captured was " + entry.name;
-  if (!(entry.mode == Mode::now(device_))) return place(position_, "backward") + "in another mode (grad, autocast)";
+  if (!entry.mode.is_now(device_)) return place(position_, "backward") + "in another mode (grad, autocast)";
   if (!(entry.pass == pass)) return place(position_, "backward") + "its options have changed, or which models average";
   if (!matches(entry.root, root.unsafeGetTensorImpl())) return place(position_, "backward") + "of another loss";
   if (!node_->tensor_pre_hooks().empty() || !node_->retains_grad_hooks().empty()) {

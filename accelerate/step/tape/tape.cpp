@@ -195,9 +195,7 @@ bool Tape::follow_moved() {
 }
 
 /// While the step is replayed nobody draws random numbers before the launch.
-bool Tape::seed_was_set() const {
-  return state_ == State::kReplaying && RandomState::now(device_) != random_.state();
-}
+bool Tape::seed_was_set() const { return state_ == State::kReplaying && RandomState::now(device_) != random_.state(); }
 
 bool Tape::unknown_work() { return state_ == State::kCapturing && open_ && capture_.has_unknown_work(); }
 
