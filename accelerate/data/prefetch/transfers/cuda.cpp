@@ -26,20 +26,11 @@ namespace allocator = c10::cuda::CUDACachingAllocator;
 /// Of the current device when it is made.
 class CudaCopy final : public BatchCopy {
  public:
-  explicit CudaCopy(c10::cuda::CUDAStream owner) : owner_(owner) {
-    C10_CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming));
-  }
+  CudaCopy() { C10_CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
   ~CudaCopy() override { static_cast<void>(cudaEventDestroy(event_)); }
   CudaCopy(const CudaCopy&) = delete;
   CudaCopy& operator=(const CudaCopy&) = delete;
 
-  /// `stream`, where the copy is queued from now on, comes after everything that `owner` was given, whose memory it
-  /// writes.
-  void begin(c10::cuda::CUDAStream owner, c10::cuda::CUDAStream stream) {
-    owner_ = owner;
-    record(owner);
-    C10_CUDA_CHECK(cudaStreamWaitEvent(stream, event_));
-  }
   void record(c10::cuda::CUDAStream stream) { C10_CUDA_CHECK(cudaEventRecord(event_, stream)); }
   bool finished() const override {
     const cudaError_t error = cudaEventQuery(event_);
@@ -53,14 +44,12 @@ class CudaCopy final : public BatchCopy {
     if (copied.empty()) return;
     const auto stream = c10::cuda::getCurrentCUDAStream(copied.front()->get_device());
     C10_CUDA_CHECK(cudaStreamWaitEvent(stream, event_));
-    if (stream == owner_) return;
-    // Let go, the memory must not be written again before this stream has read it.
+    // The memory belongs to the copy stream: let go, it must not be written again before this stream has read it.
     for (const at::Tensor* tensor : copied) allocator::recordStream(tensor->storage().data_ptr(), stream);
   }
 
  private:
   cudaEvent_t event_ = nullptr;
-  c10::cuda::CUDAStream owner_;
 };
 
 class CudaTransfer final : public Transfer {
@@ -81,15 +70,12 @@ class CudaTransfer final : public Transfer {
   std::shared_ptr<const BatchCopy> start(std::span<at::Tensor* const> tensors) override {
     // In the middle of a step that is captured, whoever observes it must see that the host gives the device something.
     if (!reads_host_ || tensors.empty() || is_observed() || !are_small(tensors)) return usual_->start(tensors);
-    const c10::cuda::CUDAGuard on_device(stream_.device_index());
-    const auto owner = c10::cuda::getCurrentCUDAStream(stream_.device_index());
+    const c10::cuda::CUDAStreamGuard on_stream(stream_);
     // As LibTorch's own copies do: memory that is let go is not handed out again before the kernel has read it.
     const c10::DataPtr& memory = tensors.front()->storage().data_ptr();
     if (!at::getHostAllocator(c10::kCUDA)->record_event(memory.get(), memory.get_context(), stream_.unwrap())) {
       return usual_->start(tensors);
     }
-    // Memory of the stream that computes: an event of its own for every tensor, when it is let go, would cost the host
-    // more than the copy. That stream has at most the steps before the last one to do first.
     c10::SmallVector<at::Tensor, 4> copied;
     c10::SmallVector<MemoryCopy, 4> copies;
     for (const at::Tensor* tensor : tensors) {
@@ -99,8 +85,7 @@ class CudaTransfer final : public Transfer {
       copies.push_back(
           {.to = copied.back().mutable_data_ptr(), .from = tensor->const_data_ptr(), .bytes = tensor->nbytes()});
     }
-    const std::shared_ptr<CudaCopy> copy = free_copy(owner);
-    copy->begin(owner, stream_);
+    const std::shared_ptr<CudaCopy> copy = free_copy();
     C10_CUDA_CHECK(copy_on_cuda({copies.data(), copies.size()}, stream_));
     copy->record(stream_);
     for (size_t i = 0; i < tensors.size(); ++i) *tensors[i] = std::move(copied[i]);
@@ -109,10 +94,10 @@ class CudaTransfer final : public Transfer {
 
  private:
   /// Nobody asks for the last batch that it was of any more.
-  std::shared_ptr<CudaCopy> free_copy(c10::cuda::CUDAStream owner) {
+  std::shared_ptr<CudaCopy> free_copy() {
     const auto found = std::ranges::find_if(copies_, [](const auto& copy) { return copy.use_count() == 1; });
     if (found != copies_.end()) return *found;
-    return copies_.emplace_back(std::make_shared<CudaCopy>(owner));
+    return copies_.emplace_back(std::make_shared<CudaCopy>());
   }
 
   std::shared_ptr<Transfer> usual_;
