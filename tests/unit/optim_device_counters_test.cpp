@@ -219,8 +219,8 @@ TEST(DeviceCounters, GradientsThatComeLastAreUpdatedLastAndTheSame) {
       return parameter.is_same(in_turn.parameters()[0]) || parameter.is_same(in_turn.parameters()[4]);
     };
     const auto update = accelerate::internal::make_update(at_once.optimizer(), {.counters = Counters::kOnDevice});
-    const auto parted = accelerate::internal::make_update(in_turn.optimizer(),
-                                                          {.counters = Counters::kOnDevice, .comes_last = last});
+    const auto parted =
+        accelerate::internal::make_update(in_turn.optimizer(), {.counters = Counters::kOnDevice, .comes_last = last});
     for (int step = 55; step < 60; ++step) {
       at_once.set_gradients(step);
       in_turn.set_gradients(step);
@@ -231,7 +231,8 @@ TEST(DeviceCounters, GradientsThatComeLastAreUpdatedLastAndTheSame) {
       const auto call_with = [&](size_t i) {
         std::ostringstream place;
         place << ' ' << in_turn.parameters()[i].grad().unsafeGetTensorImpl() << ' ';
-        const auto found = std::ranges::find_if(calls, [&](const std::string& c) { return c.find(place.str()) != c.npos; });
+        const auto found =
+            std::ranges::find_if(calls, [&](const std::string& c) { return c.find(place.str()) != c.npos; });
         return found - calls.begin();
       };
       for (const size_t i : {0, 2, 4, 5}) EXPECT_LT(call_with(i), static_cast<int64_t>(calls.size()));

@@ -5,8 +5,8 @@
 #include <string_view>
 
 // The operators by which the host learns whether an update was left out (optim/kernels/operators.h). Of an update that
-// an earlier step has launched it may ask at any time, and sometimes knows without asking: that is no part of a step. Of
-// one of the same step it reads, as it reads a loss, and which number the update has does not matter.
+// an earlier step has launched it may ask at any time, and sometimes knows without asking: that is no part of a step.
+// Of one of the same step it reads, as it reads a loss, and which number the update has does not matter.
 
 namespace accelerate::internal {
 

@@ -92,7 +92,7 @@ class Recording {
   /// Weak, which keeps an address from meaning two storages.
   std::unordered_map<const c10::StorageImpl*, WeakStorage> made_storages_;
   std::unordered_set<const c10::StorageImpl*> written_storages_;  ///< of tensors that the step did not make
-  std::unordered_set<const c10::TensorImpl*> published_;  ///< where outcomes of updates of this step come
+  std::unordered_set<const c10::TensorImpl*> published_;          ///< where outcomes of updates of this step come
   std::string refusal_;
 };
 

@@ -288,8 +288,7 @@ void GradientReducer::shadow_cut() {
 }
 
 bool GradientReducer::stays_in_buckets() const {
-  return options_.gradient_as_bucket_view && travel_.hook == nullptr &&
-         engine_->last_bucket().layout() == at::kStrided;
+  return options_.gradient_as_bucket_view && travel_.hook == nullptr && engine_->last_bucket().layout() == at::kStrided;
 }
 
 bool GradientReducer::comes_last(const at::Tensor& parameter) const {

@@ -12,8 +12,9 @@
 
 namespace accelerate::internal {
 
-/// A stream on which the Reducer's hooks run, when asked to: gradients are copied into their buckets beside the backward
-/// pass and not in its course. What the hooks start comes after the copies; who waits for that has waited for them.
+/// A stream on which the Reducer's hooks run, when asked to: gradients are copied into their buckets beside the
+/// backward pass and not in its course. What the hooks start comes after the copies; who waits for that has waited for
+/// them.
 class SideStream {
  public:
   /// Before the Reducer puts its hooks on the accumulators of the same parameters, which are of one device.
