@@ -10,7 +10,7 @@ set(private_headers plan.h plan_agreement.h plan_capture.h plan_device.h plan_fo
   comm/backends/shm/arguments.h comm/backends/shm/call.h comm/backends/shm/exchange.h comm/backends/shm/fence.h
   comm/backends/shm/peers.h comm/backends/shm/reduce_kernels.h comm/backends/shm/segment.h
   comm/backends/shm/shm_backend.h comm/backends/shm/staged.h
-  comm/address.h comm/backend.h comm/connect.h comm/copy.h comm/debug.h comm/group_core.h comm/launched_work.h comm/liveness.h
+  comm/address.h comm/arrivals.h comm/backend.h comm/connect.h comm/copy.h comm/debug.h comm/group_core.h comm/launched_work.h comm/liveness.h
   comm/liveness_rules.h comm/meeting.h comm/operations.h comm/random_state.h comm/trigger.h
   data/prefetch/host_source.h data/prefetch/pinned_ring.h data/prefetch/prefetch.h data/prefetch/transfer.h
   nn/kernels/cuda.h nn/kernels/device.h nn/kernels/operators.h
@@ -23,7 +23,8 @@ set(private_headers plan.h plan_agreement.h plan_capture.h plan_device.h plan_fo
   strategy/replicated.h strategy/uneven.h strategy/uneven_inputs.h
   strategy/ddp/comm_hook.h strategy/ddp/half_hook.h strategy/ddp/low_rank.h strategy/ddp/low_rank_hook.h
   strategy/ddp/errors.h strategy/ddp/gradient_reducer.h strategy/ddp/reducer_group.h strategy/ddp/same_model.h
-  step/recorder.h step/tape/entry.h step/tape/graphs.h step/tape/owned.h step/tape/pool.h step/tape/random.h step/tape/recording.h step/tape/step_node.h step/tape/tape.h
+  strategy/ddp/side_stream.h
+  step/recorder.h step/tape/entry.h step/tape/graphs.h step/tape/outcomes.h step/tape/owned.h step/tape/pool.h step/tape/random.h step/tape/recording.h step/tape/step_node.h step/tape/tape.h
   tensor/copies.h tensor/graph.h tensor/hardware.h tensor/intercept.h tensor/memory_bytes.h tensor/memory_owners.h tensor/out_of_memory.h runtime_memory.h
   cli/command.h cli/nearest.h
   launch/config.h launch/descriptor.h launch/forkable.h launch/forks.h launch/gpus.h launch/launcher.h launch/machine.h launch/output.h launch/port.h

@@ -16,10 +16,14 @@ LOOPS = {"by hand": ("--plain",), "by hand, graph": ("--plain", "--graph"), "pre
 # A replay runs the same kernels on the same numbers, so losses are equal bit for bit where kernels are deterministic. The
 # gradients of embeddings and convolutions are summed with atomic additions; `again` shows how far two runs of one loop come
 # apart by that, and a graph may come four times as far. What the loop by hand and ours sum in another order is the norm of
-# all gradients, 1e-7 of the step; in bf16 that turns over a rounding now and then, 4e-3 of one product, which batch norms
-# over eight images let grow from step to step: of these two the first losses are compared.
+# all gradients, 1e-7 of the step. Where products round to 8 bits (bf16) or 10 (TF32, which is off here) that turns over a
+# rounding now and then, 4e-3 or 5e-4 of one product, and batch norms over eight images let it grow four times a step: of
+# these two loops the first losses are compared, and those of the net with batch norms in float32, where an H200 had them
+# within 6e-6.
 FLOOR, EARLY = 1e-7, 20
 BY_HAND = {"no": 1e-4, "bf16": 2e-2}
+BY_HAND_IN = {"resnet18": "no"}
+ENVIRONMENT = os.environ | {"NVIDIA_TF32_OVERRIDE": "0"}
 
 
 def gpus():
@@ -31,7 +35,7 @@ def gpus():
 def run(task, precision, loop):
     words = ["--task", task, "--tiny", "--mixed-precision", precision, "--no-shuffle", "--dropout", "0", "--steps", "6"]
     words += ["--losses", str(LOSSES), "--warmup", str(LOSSES), *LOOPS[loop]]
-    done = subprocess.run([os.environ["TRAIN"], *words], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([os.environ["TRAIN"], *words], capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
     return done.returncode, done.stdout, done.stderr.strip()
 
 
@@ -45,6 +49,7 @@ class CapturedSteps(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         keys = [(task, precision, loop) for task, precision in TASKS for loop in LOOPS]
+        keys += [(task, precision, loop) for task, precision in BY_HAND_IN.items() for loop in ("prepared", "by hand")]
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             cls.runs = dict(zip(keys, pool.map(lambda key: run(*key), keys)))
 
@@ -71,6 +76,7 @@ class CapturedSteps(unittest.TestCase):
 
     def test_prepared_as_by_hand(self):
         def check(task, precision):
+            precision = BY_HAND_IN.get(task, precision)
             prepared, by_hand = (self.losses(task, precision, loop) for loop in ("prepared", "by hand"))
             self.assertLessEqual(distance(prepared[:EARLY], by_hand[:EARLY]), BY_HAND[precision])
             self.assertGreater(len(set(prepared)), LOSSES // 4)
