@@ -197,8 +197,8 @@ void GradientReducer::arm(const at::Tensor& loss) {
   group_->settle();
   // Elsewhere the Reducer copies the means out of the bucket, and has to wait for them.
   group_->leave_open(stays_in_buckets() ? engine_->last_bucket() : at::Tensor());
-  // In a graph that costs nothing; by hand, events for every parameter.
-  const bool beside = group_->is_capturing() && travel_.hook == nullptr;
+  // In a graph that costs little; by hand, events for every parameter. With one bucket there is no exchange meanwhile.
+  const bool beside = group_->is_capturing() && travel_.hook == nullptr && engine_->buckets() > 1;
   side_.turn(beside ? SideStream::Use::kOn : SideStream::Use::kOff);
   std::vector<at::Tensor> roots;
   if (options_.find_unused_parameters && !options_.static_graph) roots.push_back(loss);
