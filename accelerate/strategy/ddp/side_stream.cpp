@@ -21,7 +21,7 @@ void SideStream::add_hook(const std::shared_ptr<torch::autograd::Node>& accumula
 
 SideStream::SideStream(const std::vector<at::Tensor>& parameters) : parameters_(parameters) {
   for (const at::Tensor& parameter : parameters_) {
-    add_hook(torch::autograd::impl::grad_accumulator(parameter), [this, parameter] { enter(parameter.grad()); });
+    add_hook(torch::autograd::impl::grad_accumulator(parameter), [this, parameter] { enter(parameter); });
   }
 }
 
@@ -35,9 +35,9 @@ SideStream::~SideStream() {
   for (const auto& [accumulator, key] : hooks_) accumulator->del_post_hook(key);
 }
 
-void SideStream::enter(const at::Tensor& gradient) {
-  if (use_ == Use::kOff || !gradient.defined() || gradient.is_cpu()) return;
-  const c10::Device device = gradient.device();
+void SideStream::enter(const at::Tensor& parameter) {
+  if (use_ == Use::kOff || parameter.is_cpu()) return;
+  const c10::Device device = parameter.device();
   const c10::impl::VirtualGuardImpl streams(device.type());
   const c10::Stream current = streams.getStream(device);
   constexpr int kAttempts = 4;  // where a device has several
@@ -45,7 +45,8 @@ void SideStream::enter(const at::Tensor& gradient) {
   c10::Event here(device.type());
   here.record(current);
   here.block(*side_);
-  gradient.record_stream(*side_);
+  // Without a gradient the hook fills the bucket with zeros: in the same order as all others.
+  if (parameter.grad().defined()) parameter.grad().record_stream(*side_);
   course_ = streams.exchangeStream(*side_);
 }
 

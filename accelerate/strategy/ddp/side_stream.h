@@ -26,11 +26,14 @@ class SideStream {
   void complete();
 
   enum class Use { kOff, kOn };
-  /// From the next hook on.
-  void turn(Use use) { use_ = use; }
+  /// From the next hook on. Between two passes: after one that an error has ended, too.
+  void turn(Use use) {
+    use_ = use;
+    course_.reset();
+  }
 
  private:
-  void enter(const at::Tensor& gradient);
+  void enter(const at::Tensor& parameter);
   void leave();
   template <class Act>
   void add_hook(const std::shared_ptr<torch::autograd::Node>& accumulator, Act act);
