@@ -40,8 +40,11 @@ void SideStream::enter(const at::Tensor& parameter) {
   const c10::Device device = parameter.device();
   const c10::impl::VirtualGuardImpl streams(device.type());
   const c10::Stream current = streams.getStream(device);
+  // Those of high priority are nobody else's: a stream that is captured must not be the one that brings batches.
   constexpr int kAttempts = 4;  // where a device has several
-  for (int i = 0; i < kAttempts && (!side_ || *side_ == current); ++i) side_ = streams.getStreamFromGlobalPool(device);
+  for (int i = 0; i < kAttempts && (!side_ || *side_ == current); ++i) {
+    side_ = streams.getStreamFromGlobalPool(device, /*isHighPriority=*/true);
+  }
   c10::Event here(device.type());
   here.record(current);
   here.block(*side_);
