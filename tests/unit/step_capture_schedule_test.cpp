@@ -102,6 +102,52 @@ TEST_F(StepCapture, AnOutcomeMayBeAskedForLateOrNever) {
   }
 }
 
+TEST_F(StepCapture, TwoUpdatesOfOneOptimizerInAStepWithAScaledLossAreTwoGraphs) {
+  const auto run = [](bool captured) {
+    AcceleratorOptions options = capturing::options();
+    options.mixed_precision = "fp16";
+    options.scaler_handler = accelerate::GradScalerKwargs{.init_scale = 1024, .growth_interval = 5};
+    options.log_sink = [](accelerate::LogLevel, std::string_view) {};
+    if (captured) options.cuda_graph = CudaGraph{};
+    Accelerator accelerator(options);
+    torch::manual_seed(5);
+    Net net;
+    torch::optim::AdamW adamw(net->parameters(), 1e-2);
+    auto [model, optimizer] = accelerator.prepare(net, adamw);
+    use_captured_kernels(optimizer);
+    auto step = accelerator.step([&, &model = model, &optimizer = optimizer](const at::Tensor& x, const at::Tensor& y) {
+      at::Tensor loss;
+      for (int half = 0; half < 2; ++half) {
+        loss = cross_entropy(model(x), y);
+        accelerator.backward(loss);
+        optimizer.step();
+        optimizer.zero_grad();
+      }
+      return loss.detach();
+    });
+    std::vector<at::Tensor> result;
+    for (int i = 0; i < 24; ++i) {
+      const auto x = randn({8, 12}), y = labels_of(8);
+      if (i % 7 == 6) x.fill_(1e30);
+      result.push_back(step(x, y).clone());
+    }
+    for (const auto& parameter : net->parameters()) result.push_back(parameter.detach().clone());
+    for (const auto& [key, state] : static_cast<torch::optim::Optimizer&>(optimizer).state()) {
+      result.push_back(torch::tensor(static_cast<const torch::optim::AdamWParamState&>(*state).step()));
+    }
+    return std::pair(result, accelerator.cuda_graph_report());
+  };
+  const auto [usual, none] = run(false);
+  const auto [captured, report] = run(true);
+  ASSERT_EQ(usual.size(), captured.size());
+  for (size_t i = 0; i < usual.size(); ++i) {
+    EXPECT_TRUE(usual[i].allclose(captured[i], 0, 0, /*equal_nan=*/true)) << i;
+  }
+  EXPECT_EQ(report.fallbacks, 0) << report.last_fallback;
+  EXPECT_GT(report.replayed, 15);
+  EXPECT_THAT(report.not_captured, IsEmpty());
+}
+
 TEST_F(StepCapture, AnAverageOfTheWeightsIsPartOfTheStep) {
   const auto run = [](bool captured) {
     AcceleratorOptions options = capturing::options();
