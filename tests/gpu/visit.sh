@@ -100,7 +100,7 @@ print(":".join([site + "/torch/lib"] + sorted(glob.glob(site + "/nvidia/*/lib"))
   local sanitizer
   if sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null); then
     # Tests with few numbers: each access of a kernel is looked at.
-    local every='CrossEntropyOnGpu.HugeLogits*:CrossEntropyOnGpu.OfNoRows*:CrossEntropyOnGpu.Infinities*:Kinds/FusedOnGpu*'
+    local every='CrossEntropyOnGpu.HugeLogits*:CrossEntropyOnGpu.OfNoRows*:CrossEntropyOnGpu.Infinities*:Kinds/FusedOnGpu*:EmaFollowOnGpu.AveragesBeside*'
     step sanitizer 200 "$sanitizer" --error-exitcode 9 "$folder/gpu_tests" \
       --gtest_filter="$every:EmaOnGpu.TheDeviceKnows*:EmaOnGpu.TheCount*:StepCapture.ThePagesLoop*:StepCapture.DropoutDraws*"
   else
