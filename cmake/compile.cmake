@@ -15,8 +15,10 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   target_compile_options(accelerate_compile INTERFACE -Wno-missing-field-initializers)
 endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-  # False alarms of g++ 12 inside std::string where strings are added (GCC bugs 105329 and 105651).
-  target_compile_options(accelerate_compile INTERFACE -Wno-restrict -Wno-stringop-overflow -Wno-array-bounds)
+  # False alarms of g++ 12 inside std::string where strings are added (GCC bugs 105329 and 105651), and of room inside
+  # LibTorch's SmallVector that is asked for its address alone.
+  target_compile_options(accelerate_compile INTERFACE -Wno-restrict -Wno-stringop-overflow -Wno-array-bounds
+    -Wno-maybe-uninitialized)
 endif()
 target_include_directories(accelerate_compile INTERFACE "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}/generated")
 target_link_libraries(accelerate_compile INTERFACE LibTorch::cpu Threads::Threads)

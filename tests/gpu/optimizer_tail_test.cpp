@@ -275,15 +275,21 @@ TEST_F(TailOnGpu, ScaledTrainingIsThatOfTheHostWithoutTheUpdatesLeftOut) {
       if (clips) accelerator.clip_grad_norm_(model, 0.5);
       const StepResult result = optimizer.step();
       scheduler.step();
-      if (step % 3 == 0) EXPECT_EQ(result.skipped(), bad) << step;
-      if (step % 7 == 0) EXPECT_EQ(accelerator.optimizer_step_was_skipped(), bad) << step;
+      if (step % 3 == 0) {
+        EXPECT_EQ(result.skipped(), bad) << step;
+      }
+      if (step % 7 == 0) {
+        EXPECT_EQ(accelerator.optimizer_step_was_skipped(), bad) << step;
+      }
       if (bad) continue;
       plain->zero_grad();
       mse(plain(x), y).backward();
       if (clips) accelerate::internal::clip_grad_norm(plain->parameters(), {.max_norm = 0.5});
       stock.step();
       schedule.step();
-      if (step % 4 == 0) EXPECT_EQ(scheduler.get_last_lr(), schedule.get_last_lr()) << step;
+      if (step % 4 == 0) {
+        EXPECT_EQ(scheduler.get_last_lr(), schedule.get_last_lr()) << step;
+      }
     }
     EXPECT_EQ(scheduler.get_last_lr(), schedule.get_last_lr());
     Tensors ours;

@@ -77,7 +77,9 @@ TEST(Ema, HasTheAveragesOfTheOriginals) {
       ASSERT_LE((found.detach() - torch::tensor(expected)).abs().max().item<double>(), kTolerance)
           << entry["options"] << " at " << step;
       // What is not averaged is the model's own.
-      if (!options.use_buffers) ASSERT_TRUE(torch::equal(net->statistics, live.narrow(0, 6, 3)));
+      if (!options.use_buffers) {
+        ASSERT_TRUE(torch::equal(net->statistics, live.narrow(0, 6, 3)));
+      }
       ASSERT_EQ(net->seen.item<int64_t>(), static_cast<int64_t>(step));
     }
     EXPECT_EQ(ema.optimization_step(), static_cast<int64_t>(steps));

@@ -71,7 +71,9 @@ TEST(Sharding, GivesEveryRankTheSamplesThatTheOriginalGives) {
     const Case c(key);
     ASSERT_EQ(table(c), expected.at(0)) << key;
     EXPECT_EQ(c.plan(0).total_batch_size(), expected.at(3)) << key;
-    if (!expected.at(2).is_null()) EXPECT_EQ(c.plan(0).remainder(), expected.at(2)) << key;
+    if (!expected.at(2).is_null()) {
+      EXPECT_EQ(c.plan(0).remainder(), expected.at(2)) << key;
+    }
     for (int64_t rank = 0; rank < c.ranks; ++rank) {
       // The original counts a batch for ranks whose part of a split last batch is empty; their loops never see it.
       const auto batches = c.split && c.ragged ? c.plan(0).batches() : c.plan(rank).batches();

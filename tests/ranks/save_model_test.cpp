@@ -54,7 +54,9 @@ TEST_P(SaveModelOfRanks, WhenTheDiskRefusesEveryRankThrowsAndGoesOn) {
       accelerator.save_model(model, (folder_ / "file").string());
     } catch (const DataError& error) {
       ++thrown;
-      if (rank.rank() > 0) EXPECT_THAT(error.what(), ::testing::HasSubstr("Rank 0 could not write the file"));
+      if (rank.rank() > 0) {
+        EXPECT_THAT(error.what(), ::testing::HasSubstr("Rank 0 could not write the file"));
+      }
     }
     accelerator.save_model(model, (folder_ / "good").string());
   });

@@ -87,7 +87,9 @@ TEST_P(SchedulerOfRanks, ALinearScheduleEndsAtZeroWithTheLastUpdateForAnyAccumul
         auto window = accelerator.accumulate(model);
         optimizer.step();
         scheduler.step();
-        if (i == 10 * num_steps - 2) EXPECT_NE(rate_of(adamw), 0.0);
+        if (i == 10 * num_steps - 2) {
+          EXPECT_NE(rate_of(adamw), 0.0);
+        }
       }
       EXPECT_EQ(rate_of(adamw), 0.0);
     });

@@ -162,7 +162,9 @@ TEST(DeviceCounters, AStepIsTheSameCallsEveryTime) {
       if (step == 3) twin.update->take_back();
       EXPECT_FALSE(now.empty());
       EXPECT_LE(now.size(), 4U);
-      if (step > 0) EXPECT_EQ(now, before) << step;
+      if (step > 0) {
+        EXPECT_EQ(now, before) << step;
+      }
       before = now;
     }
   }
@@ -236,7 +238,9 @@ TEST(DeviceCounters, GradientsThatComeLastAreUpdatedLastAndTheSame) {
         return found - calls.begin();
       };
       for (const size_t i : {0, 2, 4, 5}) EXPECT_LT(call_with(i), static_cast<int64_t>(calls.size()));
-      if (in_turn.parameters()[1].grad().defined()) EXPECT_LT(call_with(1), call_with(0));
+      if (in_turn.parameters()[1].grad().defined()) {
+        EXPECT_LT(call_with(1), call_with(0));
+      }
       EXPECT_LT(call_with(2), call_with(4));
       EXPECT_LT(call_with(5), call_with(4));
     }

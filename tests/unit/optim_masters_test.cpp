@@ -49,7 +49,9 @@ class WithMasters : public testing::TestWithParam<Kind> {
     for (size_t i = 0; i < narrow.parameters().size(); ++i) {
       const at::Tensor& parameter = narrow.parameters()[i];
       const at::Tensor* master = update->master_of(parameter);
-      if (i == 3) EXPECT_EQ(master, nullptr) << "it has no gradient";
+      if (i == 3) {
+        EXPECT_EQ(master, nullptr) << "it has no gradient";
+      }
       if (master == nullptr) master = &parameter;
       EXPECT_TRUE(torch::equal(parameter, master->to(parameter.scalar_type()))) << i;
       masters.push_back(master->to(torch::kFloat));

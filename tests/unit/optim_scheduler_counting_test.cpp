@@ -247,7 +247,9 @@ TEST(SchedulerState, IsKeptWhenTheScheduleThrows) {
     auto window = loop.accelerator.accumulate(model);
     fails = i == 1;
     const Scheduler& own = std::get<3>(loop.prepared);
-    if (fails) EXPECT_THROW(own.step(), std::runtime_error);
+    if (fails) {
+      EXPECT_THROW(own.step(), std::runtime_error);
+    }
     if (!fails) own.step();
   }
   EXPECT_EQ(scheduler.last_epoch(), 0);
