@@ -1,14 +1,13 @@
 // Captured steps on two GPUs whose last gradients are still between the ranks when the update begins.
 #include <torch/torch.h>
 
-#include <array>
 #include <functional>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "tests/gpu/ranks.h"
+#include "tests/gpu/captured_ranks.h"
 
 namespace {
 
@@ -59,12 +58,7 @@ struct Setting {
   double bucket_cap_mb = 0.5;
 };
 
-struct Result {
-  std::vector<at::Tensor> tensors;
-  accelerate::CudaGraphReport report;
-};
-
-Result train(const accelerate::testing::Rank& rank, const Setting& setting, bool captured) {
+gpu::Trained train(const accelerate::testing::Rank& rank, const Setting& setting, bool captured) {
   accelerate::AcceleratorOptions options = rank.options();
   options.gradient_accumulation_steps = setting.micro_steps;
   options.mixed_precision = setting.precision;
@@ -79,7 +73,7 @@ Result train(const accelerate::testing::Rank& rank, const Setting& setting, bool
   }
   auto generator = at::detail::createCPUGenerator(10 + rank.rank());
   auto [model, optimizer] = accelerator.prepare(net, setting.optimizer(net));
-  Result result;
+  gpu::Trained result;
   for (int i = 0; i < 16; ++i) {
     const auto x = torch::randn({8, 8192}, generator).to(accelerator.device());
     const auto y = torch::randint(0, 4, {8}, generator, torch::kLong).to(accelerator.device());
@@ -99,27 +93,10 @@ Result train(const accelerate::testing::Rank& rank, const Setting& setting, bool
   return result;
 }
 
-std::array<Result, 2> train_all(const Setting& setting, bool captured) {
-  std::array<Result, 2> results;
-  accelerate::testing::run_ranks(
-      2, [&](const accelerate::testing::Rank& rank) { results[rank.rank()] = train(rank, setting, captured); });
-  return results;
-}
-
 void expect_same(const Setting& setting) {
-  const auto usual = train_all(setting, false), captured = train_all(setting, true);
-  for (size_t rank = 0; rank < 2; ++rank) {
-    ASSERT_EQ(usual[rank].tensors.size(), captured[rank].tensors.size());
-    for (size_t i = 0; i < usual[rank].tensors.size(); ++i) {
-      const at::Tensor &a = usual[rank].tensors[i], &b = captured[rank].tensors[i];
-      EXPECT_TRUE(a.equal(b)) << "rank " << rank << ", tensor " << i << " differs by "
-                              << (a - b).abs().max().item<double>();
-    }
-    const accelerate::CudaGraphReport& report = captured[rank].report;
-    EXPECT_EQ(report.fallbacks, 0) << report.last_fallback;
-    EXPECT_THAT(report.not_captured, testing::IsEmpty());
-    EXPECT_GT(report.replayed, 5);
-  }
+  const auto reports = gpu::expect_same(
+      [&](const accelerate::testing::Rank& rank, bool captured) { return train(rank, setting, captured); });
+  gpu::expect_replayed(reports, 5);
 }
 
 TEST_F(LateGradientsOnTwoGpus, AreWaitedForByTheUpdateThatNeedsThem) {

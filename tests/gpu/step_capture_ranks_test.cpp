@@ -3,7 +3,7 @@
 
 #include <array>
 
-#include "tests/gpu/ranks.h"
+#include "tests/gpu/captured_ranks.h"
 #include "tests/unit/training.h"
 
 namespace {
@@ -26,11 +26,6 @@ struct NetImpl : torch::nn::Module {
 };
 TORCH_MODULE(Net);
 
-struct Result {
-  std::vector<at::Tensor> tensors;
-  CudaGraphReport report;
-};
-
 struct Setting {
   int64_t micro_steps = 1;
   std::string precision = "no";
@@ -39,7 +34,7 @@ struct Setting {
   bool alone = false;
 };
 
-Result train(const accelerate::testing::Rank& rank, const Setting& setting, bool captured) {
+gpu::Trained train(const accelerate::testing::Rank& rank, const Setting& setting, bool captured) {
   accelerate::AcceleratorOptions options = rank.options();
   options.gradient_accumulation_steps = setting.micro_steps;
   options.mixed_precision = setting.precision;
@@ -56,7 +51,7 @@ Result train(const accelerate::testing::Rank& rank, const Setting& setting, bool
   torch::optim::AdamW adamw(net->parameters(), 1e-3);
   auto [model, optimizer, scheduler] =
       accelerator.prepare(net, adamw, accelerate::cosine({.warmup_steps = 4, .total_steps = 60}));
-  Result result;
+  gpu::Trained result;
   for (int i = 0; i < 40; ++i) {
     const auto x = torch::randn({16, 32}, generator).to(accelerator.device());
     const auto y = torch::randint(0, 4, {16}, generator, torch::kLong).to(accelerator.device());
@@ -77,40 +72,19 @@ Result train(const accelerate::testing::Rank& rank, const Setting& setting, bool
   return result;
 }
 
-std::array<Result, 2> train_all(const Setting& setting, bool captured) {
-  std::array<Result, 2> results;
-  accelerate::testing::run_ranks(
-      2, [&](const accelerate::testing::Rank& rank) { results[rank.rank()] = train(rank, setting, captured); });
-  return results;
-}
-
 /// Returns the reports with capture.
 std::array<CudaGraphReport, 2> expect_same(const Setting& setting) {
-  const auto usual = train_all(setting, false), captured = train_all(setting, true);
-  for (size_t rank = 0; rank < 2; ++rank) {
-    EXPECT_EQ(usual[rank].tensors.size(), captured[rank].tensors.size());
-    for (size_t i = 0; i < usual[rank].tensors.size(); ++i) {
-      const at::Tensor &a = usual[rank].tensors[i], &b = captured[rank].tensors[i];
-      EXPECT_TRUE(a.equal(b)) << "rank " << rank << ", tensor " << i << " differs by "
-                              << (a - b).abs().max().item<double>();
-    }
-  }
-  return {captured[0].report, captured[1].report};
+  return gpu::expect_same(
+      [&](const accelerate::testing::Rank& rank, bool captured) { return train(rank, setting, captured); });
 }
 
-void expect_replayed(const std::array<CudaGraphReport, 2>& reports) {
-  for (const CudaGraphReport& report : reports) {
-    EXPECT_EQ(report.fallbacks, 0) << report.last_fallback;
-    EXPECT_THAT(report.not_captured, testing::IsEmpty());
-    EXPECT_GT(report.replayed, 20);
-  }
-}
+void expect_replayed(const Setting& setting) { gpu::expect_replayed(expect_same(setting), 20); }
 
 TEST_F(StepCaptureOnTwoGpus, TheAverageIsPartOfTheGraph) {
   for (const std::string precision : {"no", "bf16", "fp16"}) {
     for (const int64_t micro_steps : {1, 2}) {
       SCOPED_TRACE(precision + ", " + std::to_string(micro_steps) + " micro-steps");
-      expect_replayed(expect_same({.micro_steps = micro_steps, .precision = precision}));
+      expect_replayed({.micro_steps = micro_steps, .precision = precision});
     }
   }
 }
@@ -118,7 +92,7 @@ TEST_F(StepCaptureOnTwoGpus, TheAverageIsPartOfTheGraph) {
 TEST_F(StepCaptureOnTwoGpus, SoAreGradientsThatTravelInHalfTheirBits) {
   for (const std::string hook : {"bf16", "fp16"}) {
     SCOPED_TRACE(hook);
-    expect_replayed(expect_same({.comm_hook = hook}));
+    expect_replayed({.comm_hook = hook});
   }
 }
 

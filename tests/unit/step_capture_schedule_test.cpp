@@ -8,14 +8,19 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::SizeIs;
 
-/// AdamW with a warm-up, the rate another one in every step, clipping; `spoil` makes some losses infinite.
-std::pair<std::vector<at::Tensor>, CudaGraphReport> with_schedule(bool captured, const char* precision, bool spoil) {
+AcceleratorOptions silent(const char* precision, bool captured, accelerate::GradScalerKwargs scaler) {
   AcceleratorOptions options = capturing::options();
-  options.gradient_accumulation_steps = 2;
   options.mixed_precision = precision;
-  options.scaler_handler = accelerate::GradScalerKwargs{.init_scale = 1024, .growth_interval = 5};
+  options.scaler_handler = scaler;
   options.log_sink = [](accelerate::LogLevel, std::string_view) {};
   if (captured) options.cuda_graph = CudaGraph{};
+  return options;
+}
+
+/// AdamW with a warm-up, the rate another one in every step, clipping; `spoil` makes some losses infinite.
+std::pair<std::vector<at::Tensor>, CudaGraphReport> with_schedule(bool captured, const char* precision, bool spoil) {
+  AcceleratorOptions options = silent(precision, captured, {.init_scale = 1024, .growth_interval = 5});
+  options.gradient_accumulation_steps = 2;
   Accelerator accelerator(options);
   torch::manual_seed(5);
   Net net(0.1);
@@ -64,12 +69,7 @@ enum class Asked { kAtOnce, kLater, kNever };
 
 TEST_F(StepCapture, AnOutcomeMayBeAskedForLateOrNever) {
   const auto run = [](bool captured, Asked asked) {
-    AcceleratorOptions options = capturing::options();
-    options.mixed_precision = "fp16";
-    options.scaler_handler = accelerate::GradScalerKwargs{.init_scale = 64};
-    options.log_sink = [](accelerate::LogLevel, std::string_view) {};
-    if (captured) options.cuda_graph = CudaGraph{};
-    Accelerator accelerator(options);
+    Accelerator accelerator(silent("fp16", captured, {.init_scale = 64}));
     torch::manual_seed(5);
     Net net;
     torch::optim::AdamW adamw(net->parameters(), 1e-2);
@@ -104,12 +104,7 @@ TEST_F(StepCapture, AnOutcomeMayBeAskedForLateOrNever) {
 
 TEST_F(StepCapture, TwoUpdatesOfOneOptimizerInAStepWithAScaledLossAreTwoGraphs) {
   const auto run = [](bool captured) {
-    AcceleratorOptions options = capturing::options();
-    options.mixed_precision = "fp16";
-    options.scaler_handler = accelerate::GradScalerKwargs{.init_scale = 1024, .growth_interval = 5};
-    options.log_sink = [](accelerate::LogLevel, std::string_view) {};
-    if (captured) options.cuda_graph = CudaGraph{};
-    Accelerator accelerator(options);
+    Accelerator accelerator(silent("fp16", captured, {.init_scale = 1024, .growth_interval = 5}));
     torch::manual_seed(5);
     Net net;
     torch::optim::AdamW adamw(net->parameters(), 1e-2);
