@@ -15,7 +15,6 @@ class Arrivals {
 
   /// `exchange` writes `tensor`.
   void add(const at::Tensor& tensor, Future exchange) { open_.push_back({tensor.storage(), std::move(exchange)}); }
-  bool empty() const { return open_.empty(); }
   /// Whether one of them writes the memory of `tensor`.
   bool write(const at::Tensor& tensor) const;
   /// What the current stream is given from now on comes after all of them.

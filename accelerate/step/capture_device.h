@@ -52,8 +52,7 @@ class CaptureDevice {
 };
 
 /// The kind of device that can capture, and how that is made for one device: the plug-in folder `step/captures`, and
-/// what
-/// `.extensions` hands in. `make` may set the calling thread up, which then trains.
+/// what `.extensions` hands in. `make` may set the calling thread up, which then trains.
 struct CaptureDeviceEntry {
   c10::DeviceType type;
   std::function<std::unique_ptr<CaptureDevice>(c10::Device device)> make;

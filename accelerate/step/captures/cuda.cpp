@@ -28,8 +28,6 @@ class CudaGraphWork final : public CapturedWork {
   void launch() override { graph_->replay(); }
 
  private:
-  /// LibTorch does not let a pool be used again whose last graph is gone.
-  std::unique_ptr<at::cuda::CUDAGraph> anchor_;
   std::unique_ptr<at::cuda::CUDAGraph> graph_;
 };
 
