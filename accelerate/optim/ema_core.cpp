@@ -334,7 +334,6 @@ void EmaCore::follow(const std::shared_ptr<OptimizerCore>& optimizer) {
 }
 
 void EmaCore::begin_step() {
-  require_weights("optimizer.step");
   const PlainTensors plain;
   follow_load();
   follow_model("optimizer.step");
